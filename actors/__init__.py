@@ -1,0 +1,1 @@
+"""The long-lived Ray actors of the service graph, and the records that they exchange."""

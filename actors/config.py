@@ -1,0 +1,115 @@
+"""The settings of each actor. pydantic only: a configuration is read and checked without importing torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+
+class Settings(BaseModel):
+    """Base of every part of a configuration: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class EmbeddedModelConfig(Settings):
+    """Shape of the small Qwen2 that is made on the spot where no model is named. heads * 32 must divide hidden."""
+
+    vocabulary: PositiveInt = 1024
+    hidden: PositiveInt = Field(128, description="hidden / heads is the head size; vLLM on CPU needs 32 or more")
+    layers: PositiveInt = 3
+    heads: PositiveInt = 4
+    context: PositiveInt = 4096
+    tied: bool = True
+
+
+class PlacementConfig(Settings):
+    """Where actors run: `device` decides kind of bundle, `colocate` whether training and rollouts take turns."""
+
+    device: Literal["cpu", "gpu"] = "cpu"
+    colocate: bool = Field(True, description="policy, reference and engines share the same cores or GPUs")
+    timeout_s: PositiveFloat = Field(120.0, description="how long to wait for the cluster to offer the bundles")
+
+
+class OptimizerConfig(Settings):
+    """AdamW and its schedule. `schedule` is one of transformers' `get_scheduler` names."""
+
+    lr: PositiveFloat = 2e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
+    max_grad_norm: PositiveFloat = 1.0
+
+
+class PolicyConfig(Settings):
+    """The trained model: DeepSpeed ZeRO-3 over `ranks` processes."""
+
+    ranks: PositiveInt = 1
+    threads: PositiveInt = Field(2, description="torch threads of a rank on CPU")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    micro_batch_tokens: PositiveInt = Field(16384, description="padded tokens that one forward and backward holds")
+    gradient_checkpointing: bool = False
+    persistence_threshold: int = Field(100_000, ge=0, description="ZeRO-3 keeps smaller parameters whole")
+    timeout_s: PositiveFloat = Field(1800.0, description="longest that a collective or an update may take")
+
+
+class ReferenceConfig(Settings):
+    """The frozen model that the KL term is measured against."""
+
+    threads: PositiveInt = 2
+    micro_batch_tokens: PositiveInt = 32768
+
+
+class RolloutConfig(Settings):
+    """vLLM engines and how they sample."""
+
+    engines: PositiveInt = 2
+    threads: PositiveInt = Field(1, description="cores of an engine on CPU")
+    tensor_parallel: PositiveInt = Field(1, description="GPUs of an engine")
+    samples: int = Field(8, ge=1, description="judgements sampled for each prompt: the group size")
+    temperature: PositiveFloat = 1.0
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_new_tokens: PositiveInt = 64
+    max_model_len: PositiveInt = 2048
+    max_num_seqs: PositiveInt = 256
+    kv_cache_gib: PositiveFloat = Field(1.0, description="memory for the KV cache of an engine on CPU")
+    gpu_memory_utilization: float = Field(0.4, gt=0, le=1)
+    timeout_s: PositiveFloat = Field(1800.0, description="longest that a batch of rollouts may take")
+
+
+class VerifierConfig(Settings):
+    """The rule that rewards a judgement."""
+
+    reward: str = Field("evals.rewards:rm_r1", description="module:function of (verdict, gold) -> float")
+    time_limit_s: PositiveFloat = Field(5.0, description="an item over it scores as no verdict")
+
+
+class WeightsConfig(Settings):
+    """How new weights reach the engines, and how far trainer and engine may disagree afterwards."""
+
+    transfer: Literal["shm", "nccl"] = "shm"
+    bucket_mib: PositiveInt = Field(64, description="parameters gathered from the ZeRO-3 shards at once")
+    probe_tolerance: PositiveFloat = Field(1e-3, description="largest log-probability difference, in nats")
+
+
+class LossConfig(Settings):
+    """GRPO's loss. Defaults: PPO clipping, token mean over the global batch, k3 KL to the reference."""
+
+    advantage: Literal["std", "mean"] = Field("std", description="(r - mean) / (std + epsilon), or r - mean")
+    advantage_epsilon: PositiveFloat = 1e-6
+    clip_low: PositiveFloat = 0.2
+    clip_high: PositiveFloat = 0.2
+    aggregation: Literal["token_mean", "sequence_mean"] = "token_mean"
+    kl_coef: float = Field(1e-3, ge=0, description="0 leaves the reference model out")
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+
+
+class ServeConfig(Settings):
+    """The HTTP endpoint."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    replicas: PositiveInt = 1
+    timeout_s: PositiveFloat = 120.0

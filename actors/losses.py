@@ -1,0 +1,140 @@
+"""GRPO's numbers: advantages of a group, and OpenRLHF's policy loss and KL estimators behind one function."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from actors.config import LossConfig
+
+
+def group_advantages(rewards: Sequence[float], config: LossConfig) -> list[float]:
+    """Advantages of one group's n rewards, [n].
+
+    "std" is (r - mean) / (std + epsilon) with Bessel's correction (DeepSeekMath, arXiv 2402.03300, section 4.1.2),
+    "mean" is r - mean (Dr. GRPO, arXiv 2503.20783). A group whose rewards are all equal has advantage exactly zero:
+    subtraction alone would leave rounding noise that division by a vanishing std turns into gradient.
+    """
+    values = np.asarray(rewards, np.float64)
+    if values.min() == values.max():
+        return [0.0] * len(values)
+    centred = values - values.mean()
+    if config.advantage == "std":
+        centred /= values.std(ddof=1) + config.advantage_epsilon
+    return centred.tolist()
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Size of the global batch, over all ranks and micro-batches: what the loss is divided by."""
+
+    tokens: int
+    sequences: int
+    ranks: int
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Loss of one micro-batch, scaled so that the mean over ranks of the sums is the global loss, and its parts.
+
+    `clipped` and `kl` are sums over the micro-batch's completion tokens.
+    """
+
+    loss: torch.Tensor
+    clipped: float = 0.0
+    kl: float = 0.0
+
+
+def grpo_loss(
+    log_probs: torch.Tensor,
+    old_log_probs: torch.Tensor,
+    reference_log_probs: torch.Tensor | None,
+    advantages: torch.Tensor,
+    mask: torch.Tensor,
+    totals: Totals,
+    config: LossConfig,
+) -> LossTerms:
+    """The clipped policy loss plus KL to the reference, of one micro-batch.
+
+    All tensors are [sequences, completion length]; `advantages` is [sequences, 1]; `mask` is 1 on completion
+    tokens. `reference_log_probs` is None exactly where `kl_coef` is 0. The KL term is aggregated as the policy
+    loss is, and its gradient flows through the estimator (as in TRL and verl). DeepSpeed averages gradients over
+    ranks, so each term is scaled by their number: 1 rank and N ranks give the same update.
+    """
+    openrlhf = _openrlhf()
+    token_mean = config.aggregation == "token_mean"
+    policy_loss = openrlhf.loss.PolicyLoss(config.clip_low, config.clip_high, token_level_loss=token_mean)
+    loss, clip_ratio, *_ = policy_loss(
+        log_probs,
+        old_log_probs,
+        advantages,
+        action_mask=mask,
+        dp_size=totals.ranks,
+        batch_num_tokens=totals.tokens,
+        global_batch_size=totals.sequences,
+    )
+    clipped = float(clip_ratio) * float(mask.sum())
+    if reference_log_probs is None:
+        return LossTerms(loss, clipped)
+    kl = openrlhf.utils.compute_approx_kl(log_probs, reference_log_probs, kl_estimator=config.kl_estimator)
+    penalty = openrlhf.loss.aggregate_loss(
+        kl,
+        mask,
+        token_level_loss=token_mean,
+        dp_size=totals.ranks,
+        batch_num_tokens=totals.tokens,
+        global_batch_size=totals.sequences,
+    )
+    return LossTerms(loss + config.kl_coef * penalty, clipped, float((kl.detach() * mask).sum()))
+
+
+def sft_loss(log_probs: torch.Tensor, mask: torch.Tensor, totals: Totals) -> LossTerms:
+    """Negative log-likelihood of the completions, token mean over the global batch. Shapes as in `grpo_loss`."""
+    loss = _openrlhf().loss.SFTLoss()(log_probs, mask, dp_size=totals.ranks, batch_num_tokens=totals.tokens)
+    return LossTerms(loss)
+
+
+def completion_log_probs(
+    logits: torch.Tensor, ids: torch.Tensor, temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of `ids` and the entropy of the distributions that they were drawn from, in nats.
+
+    `logits` is [sequences, length, vocabulary], `ids` is [sequences, length]; both results are [sequences, length]
+    in float32 and speak of the distribution at `temperature`. No gradient flows into the entropy.
+    """
+    scaled = logits.float() / temperature
+    normalised = scaled - scaled.logsumexp(-1, keepdim=True)
+    with torch.no_grad():
+        entropy = -(normalised.exp() * normalised).sum(-1)
+    return normalised.gather(-1, ids.unsqueeze(-1)).squeeze(-1), entropy
+
+
+@dataclass(frozen=True)
+class _OpenRLHF:
+    loss: types.ModuleType
+    utils: types.ModuleType
+
+
+@cache
+def _openrlhf() -> _OpenRLHF:
+    """OpenRLHF's loss and utility modules, also where flash-attn is not installed.
+
+    `openrlhf.models` imports flash-attn, which exists for CUDA only; the two modules needed here do not use it.
+    An empty package of that name, with the real folder as its path, lets them be imported on their own.
+    """
+    if importlib.util.find_spec("flash_attn") is None and "openrlhf.models" not in sys.modules:
+        root = importlib.util.find_spec("openrlhf")
+        if root is None or not root.submodule_search_locations:
+            raise ModuleNotFoundError("openrlhf is not installed; run `make setup`")
+        package = types.ModuleType("openrlhf.models")
+        package.__path__ = [str(Path(root.submodule_search_locations[0]) / "models")]
+        sys.modules["openrlhf.models"] = package
+    return _OpenRLHF(importlib.import_module("openrlhf.models.loss"), importlib.import_module("openrlhf.models.utils"))

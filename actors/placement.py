@@ -1,0 +1,142 @@
+"""Where actors run: a configuration becomes placement groups, claims and environments, on CPU or GPU.
+
+Colocated, training and rollouts take turns on the same cores or GPUs: every bundle is one core (or one GPU), and
+each actor claims a fraction of it, which is Ray's bookkeeping and limits nothing. Otherwise the policy has a group
+of its own, the engines one each (so that a pool can shrink), and reference and verifier share a small one.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.config import PlacementConfig, PolicyConfig, ReferenceConfig, RolloutConfig
+
+Bundle = dict[str, float]
+
+_SHARE = 0.4
+"""Claim of a policy rank and of an engine on a shared bundle; the rest is for reference, verifier and encoder."""
+_SMALL_SHARE = 0.05
+
+
+class PlacementError(RuntimeError):
+    """The cluster does not offer what the configuration asks for."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The bundles that a run needs, by the name of their placement group."""
+
+    groups: dict[str, list[Bundle]]
+
+    def describe(self) -> list[str]:
+        """One line a group, for a dry run or an error."""
+        return [f"{name}: {len(bundles)} x {_amounts(bundles[0])}" for name, bundles in self.groups.items()]
+
+
+def plan(
+    placement: PlacementConfig, policy: PolicyConfig, rollout: RolloutConfig, reference: ReferenceConfig | None
+) -> Request:
+    """What a training run asks of the cluster; `reference` is None where no KL is measured."""
+    gpu = placement.device == "gpu"
+    if placement.colocate:
+        count = max(policy.ranks, rollout.engines * rollout.tensor_parallel)
+        return Request({"colocated": [{"GPU": 1, "CPU": 1} if gpu else {"CPU": 1}] * count})
+    rank = {"GPU": 1, "CPU": 1} if gpu else {"CPU": policy.threads}
+    engine = {"GPU": rollout.tensor_parallel, "CPU": 1} if gpu else {"CPU": rollout.threads}
+    groups: dict[str, list[Bundle]] = {"policy": [rank] * policy.ranks}
+    groups |= {f"engine-{i}": [engine] for i in range(rollout.engines)}
+    if reference:
+        groups["reference"] = [{"GPU": 1, "CPU": 1} if gpu else {"CPU": reference.threads}]
+    return Request(groups | {"verifier": [{"CPU": 1}]})
+
+
+def rollout_plan(placement: PlacementConfig, rollout: RolloutConfig) -> Request:
+    """What rollouts alone ask for, as in an evaluation."""
+    gpu = placement.device == "gpu"
+    engine = {"GPU": rollout.tensor_parallel, "CPU": 1} if gpu else {"CPU": rollout.threads}
+    return Request({"colocated": [engine] * rollout.engines} if placement.colocate else {"engines": [engine]})
+
+
+@dataclass
+class Placement:
+    """Placement groups of one run, and the `.options(...)` of every actor in them."""
+
+    config: PlacementConfig
+    groups: dict[str, PlacementGroup] = field(default_factory=dict)
+
+    @classmethod
+    def reserve(cls, config: PlacementConfig, request: Request) -> Placement:
+        """Reserve every bundle or none. Raises PlacementError naming the bundles that the cluster lacks."""
+        placed = cls(config)
+        for name, bundles in request.groups.items():
+            group = placement_group(bundles, strategy="PACK", name=f"gavel-{name}-{os.getpid()}")
+            placed.groups[name] = group
+            if not group.wait(config.timeout_s):
+                placed.release()
+                offered = _amounts({k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")})
+                wanted = "; ".join(request.describe())
+                raise PlacementError(
+                    f"group {name!r} was not placed within {config.timeout_s:.0f} s. The run needs {wanted}; the "
+                    f"cluster has {offered} in all. Ask for fewer engines or ranks, or start more nodes."
+                )
+        return placed
+
+    def release(self) -> None:
+        """Give the bundles back; actors in them end."""
+        for group in self.groups.values():
+            remove_placement_group(group)
+        self.groups.clear()
+
+    def rank(self, index: int, threads: int) -> dict[str, Any]:
+        """Options of a PolicyRank."""
+        environment = {"OMP_NUM_THREADS": str(threads)} if self.config.device == "cpu" else {}
+        return self._options("policy", index, _SHARE, environment | self._deepspeed())
+
+    def engine(self, index: int, config: RolloutConfig) -> dict[str, Any]:
+        """Options of a RolloutEngine."""
+        environment = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+        if config.tensor_parallel == 1:
+            environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine lives in the actor's own process
+        if self.config.device == "cpu":
+            # Two engines on "auto" would bind the same core.
+            environment["VLLM_CPU_OMP_THREADS_BIND"] = _cores(index, config.threads)
+            environment["OMP_NUM_THREADS"] = str(config.threads)
+        return self._options(f"engine-{index}", index, _SHARE, environment)
+
+    def reference(self, threads: int) -> dict[str, Any]:
+        """Options of the ReferenceModel."""
+        return self._options("reference", 0, _SMALL_SHARE, {"OMP_NUM_THREADS": str(threads)})
+
+    def verifier(self) -> dict[str, Any]:
+        """Options of a Verifier, which never needs a GPU."""
+        return self._options("verifier", 0, _SMALL_SHARE, {"OMP_NUM_THREADS": "1"}, gpu=False)
+
+    def _deepspeed(self) -> dict[str, str]:
+        return {"DS_ACCELERATOR": "cpu"} if self.config.device == "cpu" else {}
+
+    def _options(self, group: str, index: int, share: float, env: dict[str, str], gpu: bool = True) -> dict[str, Any]:
+        shared = self.groups.get("colocated")
+        placed = shared or self.groups[group]
+        bundle = index % placed.bundle_count if shared or group == "policy" else 0
+        kind = "GPU" if gpu and self.config.device == "gpu" else "CPU"
+        amount = share if shared else placed.bundle_specs[bundle][kind]
+        options: dict[str, Any] = {"num_gpus": amount, "num_cpus": 0} if kind == "GPU" else {"num_cpus": amount}
+        strategy = PlacementGroupSchedulingStrategy(placed, placement_group_bundle_index=bundle)
+        environment = {"TOKENIZERS_PARALLELISM": "false", **env}
+        return options | {"scheduling_strategy": strategy, "runtime_env": {"env_vars": environment}}
+
+
+def _cores(index: int, threads: int) -> str:
+    """The cores of engine `index`: consecutive ones of those that this process may use, round and round."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return ",".join(str(allowed[(index * threads + i) % len(allowed)]) for i in range(threads))
+
+
+def _amounts(bundle: Bundle) -> str:
+    return " + ".join(f"{amount:g} {kind}" for kind, amount in bundle.items())

@@ -1,0 +1,96 @@
+"""What travels between actors as object refs: numpy arrays in dataclasses.
+
+A token is carried from the engine that sampled it to the gradient without being turned into text and back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from evals.pairs import Pair
+from evals.verdicts import Order
+
+Ids = npt.NDArray[np.int32]
+LogProbs = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One pair in one order, ready to be judged. `ids`: the encoded prompt, [prompt length]."""
+
+    pair: Pair
+    order: Order
+    ids: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled judgement.
+
+    `ids` are the sampled tokens with the end-of-sequence token where there is one, [length]; `log_probs` the
+    engine's log-probabilities of them at the sampling temperature, [length], in nats. `truncated` is true where
+    the length limit ended it.
+    """
+
+    ids: Ids
+    log_probs: LogProbs
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutGroup:
+    """The n judgements of one prompt, all sampled under weight version `version`.
+
+    `index` is the prompt's place in its batch.
+    """
+
+    index: int
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+    version: int
+
+
+class GroupScore(NamedTuple):
+    """What the driver learns of a group: scalars only. The lists have an entry for each of the n judgements.
+
+    `index` is the prompt's place in the batch; `right`, `none` and `first` say whether the verdict was gold, was
+    missing, and named the candidate that was shown first; `lengths` are in tokens.
+    """
+
+    index: int
+    rewards: list[float]
+    right: list[bool]
+    none: list[bool]
+    first: list[bool]
+    lengths: list[int]
+    truncated: list[bool]
+    prompt_length: int
+
+    @property
+    def zero_variance(self) -> bool:
+        """Whether every reward is the same, so that the group's advantages are zero."""
+        return min(self.rewards) == max(self.rewards)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One sequence to train on: `ids` = prompt and completion, [length]; the loss is on the completion.
+
+    The per-token arrays cover the completion alone, [length - prompt_length]: `rollout_log_probs` from the
+    engine, `reference_log_probs` from the reference. Both are None in supervised fine-tuning.
+    """
+
+    ids: Ids
+    prompt_length: int
+    advantage: float = 0.0
+    rollout_log_probs: LogProbs | None = None
+    reference_log_probs: LogProbs | None = None
+
+    @property
+    def completion_length(self) -> int:
+        """Number of tokens that the loss is on."""
+        return len(self.ids) - self.prompt_length

@@ -1,0 +1,56 @@
+"""The frozen model that GRPO's KL term is measured against."""
+
+from __future__ import annotations
+
+import numpy as np
+import ray
+
+from actors.batching import Padded, micro_batches
+from actors.config import ReferenceConfig
+from actors.losses import completion_log_probs
+from actors.records import Example, LogProbs, RolloutGroup
+
+
+class _ReferenceModel:
+    """Holds one copy of the starting policy and scores sampled judgements under it."""
+
+    def __init__(self, model: str, dtype: str, config: ReferenceConfig, device: str):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        if device == "cpu":
+            torch.set_num_threads(config.threads)
+        self._device = torch.device("cuda" if device == "gpu" else "cpu")
+        self._budget = config.micro_batch_tokens
+        self._model = AutoModelForCausalLM.from_pretrained(
+            model, dtype=getattr(torch, dtype), attn_implementation="sdpa"
+        )
+        self._model.to(self._device).eval()
+
+    def log_probs(self, temperature: float, *groups: RolloutGroup) -> list[list[LogProbs]] | list[LogProbs]:
+        """Log-probabilities of every group's sampled tokens at `temperature`: for each group n arrays of [length].
+
+        Call it with `num_returns=len(groups)`: each group's list becomes an object of its own (a single group's
+        list is returned as it is).
+        """
+        import torch
+
+        examples = [
+            Example(np.concatenate([group.prompt.ids, rollout.ids]), len(group.prompt.ids))
+            for group in groups
+            for rollout in group.rollouts
+        ]
+        scored: dict[int, LogProbs] = {}
+        with torch.inference_mode():
+            for rows in micro_batches([len(example.ids) for example in examples], self._budget):
+                batch = Padded([examples[row] for row in rows], 0, self._device)
+                logits = self._model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False).logits
+                scored |= zip(
+                    rows, batch.rows(completion_log_probs(logits, batch.targets, temperature)[0]), strict=True
+                )
+        in_order = iter(range(len(examples)))
+        found = [[scored[next(in_order)] for _ in group.rollouts] for group in groups]
+        return found if len(found) > 1 else found[0]
+
+
+ReferenceModel = ray.remote(_ReferenceModel)

@@ -1,0 +1,254 @@
+"""From ZeRO-3 shards to vLLM, through vLLM's own weight-transfer interface.
+
+The timeline of one sync, after the optimizer step of version v:
+
+    every rank     gathers the parameters, bucket by bucket
+    rank 0         start_weight_update on every engine
+                   the tensors travel: as one buffer in the object store ("shm") or over NCCL ("nccl")
+                   finish_weight_update(v): prefix cache reset, then version = v
+    trainer, engines   score the same probe text; a difference over the tolerance stops the run
+
+Nothing is sampled between start and finish: an engine is an actor, and these are calls to it.
+
+vLLM has no transfer that runs on a CPU, so "shm" is registered here, on both sides of the interface. Importing
+this module in a process registers it there; engines do so because `WORKER_EXTENSION` names a class in it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import deepspeed
+import numpy as np
+import ray
+import torch
+from ray.actor import ActorHandle
+from vllm.distributed.weight_transfer import WeightTransferEngineFactory, WeightTransferTrainerFactory
+from vllm.distributed.weight_transfer.base import (
+    ParamMeta,
+    TrainerInitInfo,
+    TrainerWeightTransferEngine,
+    WeightSource,
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+
+from actors.config import WeightsConfig
+
+WORKER_EXTENSION = "actors.weights.WorkerExtension"
+
+
+class Zero3Source(WeightSource):
+    """The full parameters of a ZeRO-3 module, gathered bucket by bucket. Iterating is a collective of all ranks.
+
+    Under ZeRO-3 a parameter's own shape is (0,); the real one is `ds_shape`. Yielded tensors are valid until the
+    next one is asked for. A tied lm_head is not among the parameters and so travels with the embedding.
+    """
+
+    def __init__(self, module: torch.nn.Module, bucket_bytes: int):
+        self._parameters = list(module.named_parameters())
+        self._bucket_bytes = bucket_bytes
+
+    def metadata(self) -> list[ParamMeta]:
+        """Name, dtype and full shape of every parameter; gathers nothing."""
+        return [ParamMeta(name, p.dtype, tuple(p.ds_shape)) for name, p in self._parameters]
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for bucket in self._buckets():
+            with deepspeed.zero.GatheredParameters([p for _, p in bucket]):
+                yield from ((name, p.detach()) for name, p in bucket)
+
+    def _buckets(self) -> Iterator[list[tuple[str, torch.nn.Parameter]]]:
+        bucket: list[tuple[str, torch.nn.Parameter]] = []
+        size = 0
+        for name, parameter in self._parameters:
+            bucket.append((name, parameter))
+            size += parameter.ds_numel * parameter.element_size()
+            if size >= self._bucket_bytes:
+                yield bucket
+                bucket, size = [], 0
+        if bucket:
+            yield bucket
+
+
+class EngineClient:
+    """vLLM's weight-sync client over our RolloutEngine actors: every call goes to all engines and waits for all."""
+
+    def __init__(self, engines: Sequence[ActorHandle], timeout_s: float, engine_ranks: int = 1):
+        self.engines = list(engines)
+        self.timeout_s = timeout_s
+        self.engine_ranks = engine_ranks
+        self.version = 0
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Each engine's workers stand behind those of the engines before it in the NCCL group."""
+        refs = []
+        for index, engine in enumerate(self.engines):
+            info = dict(init_info)
+            if "rank_offset" in info:
+                info["rank_offset"] += index * self.engine_ranks
+            refs.append(engine.init_weight_transfer_engine.remote(info))
+        self._wait(refs)
+
+    def start_weight_update(self) -> None:
+        """Prepare every engine for new weights."""
+        self._wait([engine.start_weight_update.remote() for engine in self.engines])
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Hand every engine the update; `buffer`, an object ref, is resolved by Ray on the engine's node."""
+        buffer = update_info.pop("buffer", None)
+        self._wait([engine.update_weights.remote(update_info, buffer) for engine in self.engines])
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Make the new weights and `version` those that every engine samples with."""
+        self._wait([engine.finish_weight_update.remote(self.version) for engine in self.engines])
+
+    def _wait(self, refs: list[ray.ObjectRef]) -> None:
+        ray.get(refs, timeout=self.timeout_s)
+
+
+def trainer(
+    config: WeightsConfig, rank: int, engine_ranks: int, client: EngineClient, source: WeightSource
+) -> TrainerWeightTransferEngine:
+    """The trainer's side of the configured transfer, ready to send. Called on every rank."""
+    if config.transfer == "shm":
+        info: TrainerInitInfo = ShmTrainerInitInfo(rank=rank)
+    else:
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+        from vllm.utils.network_utils import get_open_port
+
+        host = ray.util.get_node_ip_address()
+        info = NCCLTrainerInitInfo(host, get_open_port(), world_size=1 + engine_ranks, rank=rank)
+    return WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
+
+
+@dataclass
+class ShmTrainerInitInfo(TrainerInitInfo):
+    """Trainer's side of "shm" needs nothing but its rank."""
+
+    backend: ClassVar[str] = "shm"
+
+
+class ShmTrainer(TrainerWeightTransferEngine[ShmTrainerInitInfo]):
+    """Packs all parameters into one buffer and puts it into the object store, once for all engines."""
+
+    init_info_cls = ShmTrainerInitInfo
+
+    @classmethod
+    def trainer_init(
+        cls, init_info: ShmTrainerInitInfo, *, client: EngineClient, source: WeightSource | None = None
+    ) -> ShmTrainer:
+        """Called on every rank; rank 0 alone speaks to the engines."""
+        trainer = cls(client=client, source=source, is_sender=init_info.is_sender)
+        if trainer.is_sender:
+            client.init_weight_transfer_engine({})
+        return trainer
+
+    def send_weights(self) -> None:
+        """One full round: gather, publish, load, switch version. A collective: call it on every rank."""
+        if not self.is_sender:
+            for _ in self.source:
+                pass
+            return
+        metadata = self.source.metadata()
+        sizes = [m.dtype.itemsize * int(np.prod(m.shape)) for m in metadata]
+        flat = np.empty(sum(sizes), np.uint8)
+        at = 0
+        for (_, tensor), size in zip(self.source, sizes, strict=True):
+            flat[at : at + size] = tensor.contiguous().cpu().flatten().view(torch.uint8).numpy()
+            at += size
+        self.client.start_weight_update()
+        self.client.update_weights(
+            {
+                "names": [m.name for m in metadata],
+                "shapes": [list(m.shape) for m in metadata],
+                "dtypes": [str(m.dtype).removeprefix("torch.") for m in metadata],
+                "buffer": ray.put(flat),
+            }
+        )
+        self.client.finish_weight_update()
+
+
+@dataclass
+class ShmInitInfo(WeightTransferInitInfo):
+    """Nothing to agree on."""
+
+
+@dataclass
+class ShmUpdateInfo(WeightTransferUpdateInfo):
+    """Where the tensors lie one behind the other: a file in node-shared memory that every worker process maps."""
+
+    path: str
+    names: list[str]
+    shapes: list[list[int]]
+    dtypes: list[str]
+
+
+class ShmEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
+    """Engine's side of "shm", in vLLM's worker."""
+
+    init_info_cls = ShmInitInfo
+    update_info_cls = ShmUpdateInfo
+
+    def init_transfer_engine(self, init_info: ShmInitInfo) -> None:
+        """Nothing to set up."""
+
+    def start_weight_update(self) -> None:
+        """Open vLLM's layerwise reload: packed layers become loadable again."""
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: ShmUpdateInfo) -> None:
+        """Load every tensor from the mapped file."""
+        flat = torch.from_numpy(np.memmap(update_info.path, dtype=np.uint8, mode="c"))
+        tensors, at = [], 0
+        for name, shape, dtype_name in zip(update_info.names, update_info.shapes, update_info.dtypes, strict=True):
+            dtype = getattr(torch, dtype_name)
+            size = dtype.itemsize * int(np.prod(shape))
+            tensors.append((name, flat[at : at + size].view(dtype).view(shape)))
+            at += size
+        self.model.load_weights(tensors)
+
+    def finish_weight_update(self) -> None:
+        """Close the reload, and pack a tied lm_head anew, which vLLM on CPU leaves as it was."""
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        finalize_layerwise_reload(self.model, self.model_config)
+        repack_lm_head(self.model, self.device)
+
+    def shutdown(self) -> None:
+        """Nothing to close."""
+
+
+def repack_lm_head(model: torch.nn.Module, device: torch.device) -> None:
+    """Pack lm_head's weights again on CPU.
+
+    An embedding and a head that share their parameter each hold their own packed copy for the matrix product. The
+    layerwise reload sees no weight arrive for the head and leaves its copy stale: silently wrong logits.
+    """
+    head = getattr(model, "lm_head", None)
+    if head is not None and device.type == "cpu":
+        from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+        dispatch_cpu_unquantized_gemm(head, remove_weight=False)
+
+
+class WorkerExtension:
+    """Named in vLLM's `worker_extension_cls`: importing this module is what registers "shm" in the worker."""
+
+
+def map_to_shared_memory(flat: np.ndarray) -> str:
+    """Write a buffer to a file in node-shared memory and return its path; the caller removes it after the update."""
+    path = f"/dev/shm/gavel-weights-{os.getpid()}"
+    flat.tofile(path)
+    return path
+
+
+if "shm" not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine("shm", ShmEngine)
+    WeightTransferTrainerFactory.register_engine("shm", ShmTrainer)

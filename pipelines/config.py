@@ -1,0 +1,165 @@
+"""One typed configuration for every pipeline: a YAML preset, overridden by dotted command-line flags.
+
+Each part belongs to the actor of the same name and stands in `actors.config`; here are the parts that only the
+pipelines read. This module imports neither torch nor Ray, so a dry run and `--help` are immediate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from actors.config import (
+    EmbeddedModelConfig,
+    LossConfig,
+    OptimizerConfig,
+    PlacementConfig,
+    PolicyConfig,
+    ReferenceConfig,
+    RolloutConfig,
+    ServeConfig,
+    Settings,
+    VerifierConfig,
+    WeightsConfig,
+)
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+class DataConfig(Settings):
+    """What is judged. Without `train` the synthetic task is, which never runs out."""
+
+    train: Path | None = Field(None, description="JSON lines of labelled pairs; empty: the embedded synthetic task")
+    heldout: Path | None = Field(None, description="pairs to evaluate on; empty: split off `train` by question")
+    heldout_share: float = Field(0.2, gt=0, lt=1, description="share of questions split off where no file is named")
+    format: str = Field("compact", description="prompt format: compact, rm_r1")
+    both_orders: bool = Field(True, description="judge every pair in both orders within one batch")
+
+
+class DistillConfig(Settings):
+    """Supervised fine-tuning on the oracle's traces."""
+
+    steps: PositiveInt = 300
+    batch: PositiveInt = Field(128, description="traces an optimizer step")
+    slip_rate: float = Field(0.3, ge=0, le=1, description="share of traces whose reasoning takes one wrong step")
+    optimizer: OptimizerConfig = OptimizerConfig(lr=2e-3, warmup_steps=50, schedule="cosine")
+
+
+class GrpoConfig(Settings):
+    """The GRPO loop. A group is one prompt (a pair in one order) with `rollout.samples` judgements."""
+
+    groups: PositiveInt = Field(64, description="groups wanted for an optimizer batch")
+    minibatches: PositiveInt = Field(1, description="optimizer steps a batch")
+    refill_rounds: int = Field(1, ge=0, description="times that dropped zero-variance groups are sampled anew")
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(lr=2e-4)
+
+
+class EvaluationConfig(Settings):
+    """Held-out pairs, each judged in both orders, greedily and sampled."""
+
+    pairs: PositiveInt = 500
+    every: int = Field(0, ge=0, description="steps between evaluations during training; 0: only before and after")
+
+
+class RunConfig(BaseSettings):
+    """A whole run. `steps`, `seed` and `run_dir` are the three that change most."""
+
+    model_config = SettingsConfigDict(extra="forbid", validate_default=True)
+
+    run_dir: Path = Field(Path("runs/quickstart"), description="where everything the run writes goes")
+    seed: int = 0
+    steps: PositiveInt = Field(100, description="GRPO steps")
+    model: Path | None = Field(None, description="Hugging Face folder to start GRPO from; empty: distil first")
+    base: Path | None = Field(None, description="Hugging Face folder to distil; empty: the embedded model")
+    embedded: EmbeddedModelConfig = EmbeddedModelConfig()
+    data: DataConfig = DataConfig()
+    distill: DistillConfig = DistillConfig()
+    grpo: GrpoConfig = GrpoConfig()
+    policy: PolicyConfig = PolicyConfig()
+    reference: ReferenceConfig = ReferenceConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    verifier: VerifierConfig = VerifierConfig()
+    weights: WeightsConfig = WeightsConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    placement: PlacementConfig = PlacementConfig()
+    serve: ServeConfig = ServeConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunConfig:
+        if self.placement.device == "cpu" and self.weights.transfer != "shm":
+            raise ValueError(f"weights.transfer={self.weights.transfer} needs placement.device=gpu; on CPU use shm")
+        if self.rollout.samples < 2:
+            raise ValueError("rollout.samples must be at least 2: a group of one has no advantage")
+        if self.rollout.max_new_tokens >= self.rollout.max_model_len:
+            raise ValueError("rollout.max_new_tokens must leave room for a prompt under rollout.max_model_len")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Values come from the preset and the command line alone, never from the environment."""
+        return (init_settings,)
+
+
+def load(argv: Sequence[str], description: str) -> tuple[RunConfig, argparse.Namespace]:
+    """Read the preset named by `--config`, apply the dotted flags, check the result.
+
+    Returns the configuration and the arguments that are not part of it (`config`, `dry_run`). Flags may be written
+    with hyphens or underscores. Bad input ends the program with status 2 and names the field and what it takes.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        usage="%(prog)s [--config FILE] [--run-dir FOLDER] [--steps N] [--seed N] [--dry-run] [--part.key VALUE ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, default=PRESETS / "quickstart.yaml", help="YAML preset to start from")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved run and what it needs, then end")
+    flags = CliSettingsSource(RunConfig, root_parser=parser, cli_kebab_case=True)
+    arguments = parser.parse_args([_hyphenated(argument) for argument in argv])
+    try:
+        overrides = flags(parsed_args=vars(arguments))()
+        return RunConfig(**_merge(_preset(arguments.config), overrides)), arguments
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, e['loc'])) or 'run'}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()
+        ]
+        parser.exit(
+            2, "\n  ".join([f"error: the configuration ({arguments.config} and flags) is not valid:", *problems, ""])
+        )
+    except (OSError, yaml.YAMLError, TypeError) as error:
+        parser.exit(2, f"error: cannot read {arguments.config}: {error}\n")
+
+
+def _hyphenated(argument: str) -> str:
+    """`--policy.micro_batch_tokens=1` with hyphens in the flag's name, as the parser knows it."""
+    flag = re.match(r"--[\w.\-]+", argument)
+    return argument if flag is None else flag.group().replace("_", "-") + argument[flag.end() :]
+
+
+def _preset(path: Path) -> dict[str, Any]:
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(values, dict):
+        raise TypeError("a preset is a mapping of configuration keys")
+    return values
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def as_yaml(config: RunConfig) -> str:
+    """The configuration as YAML that `--config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,110 @@
+"""Evaluation: judge held-out pairs in both orders, greedily and sampled, and score the judgements.
+
+    python pipelines/evaluate.py --model runs/quickstart/judge
+
+Judgements go to `eval/` in the run directory, one JSON line each; the scores can be recomputed from them alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import ray
+from ray.actor import ActorHandle
+
+from actors.encoding import Encoder
+from actors.placement import Placement, rollout_plan
+from actors.rollout import RolloutPool, Sampling, Task
+from actors.verifier import Verifier
+from evals.pairs import Pair, save_pairs
+from evals.scores import score
+from evals.verdicts import ORDERS, read_judgements
+from pipelines.config import RunConfig, load
+from pipelines.run import Run
+from pipelines.stream import Data
+
+
+def evaluate(
+    pool: RolloutPool, verifier: ActorHandle, pairs: Sequence[Pair], config: RunConfig, run: Run, label: str
+) -> dict[str, object]:
+    """Judge every pair once in each order, greedily and sampled; returns the scores that the summary shows."""
+    tasks = [Task(2 * i + k, pair, order) for i, pair in enumerate(pairs) for k, order in enumerate(ORDERS)]
+    sampling = replace(Sampling.of(config.rollout), samples=1)
+    found = {}
+    save_pairs(run.folder / "eval" / "pairs.jsonl", pairs)
+    for mode, how in {"greedy": replace(sampling, temperature=0.0), "sampled": sampling}.items():
+        with run.clock("evaluate"):
+            groups = pool.rollout(tasks, how, (config.seed, "evaluate", mode))
+            scored = [verifier.score.options(num_returns=2).remote(group) for group in groups]
+            indices = [s.index for s in ray.get([s for s, _ in scored])]
+            in_order = [judged for _, (_, judged) in sorted(zip(indices, scored, strict=True), key=lambda x: x[0])]
+            path = run.folder / "eval" / f"{label}-{mode}.jsonl"
+            ray.get(verifier.write.remote(path, {}, *in_order))
+        found[mode] = score(read_judgements(path))
+    greedy, sampled = found["greedy"], found["sampled"]
+    run.say(
+        f"{label:<14} sampled {sampled.accuracy:.3f}  greedy {greedy.accuracy:.3f}  "
+        f"both orders {greedy.both_orders:.3f}  position bias {greedy.position_bias:+.3f}  "
+        f"no verdict {sampled.no_verdict:.3f}  ({greedy.pairs} pairs)"
+    )
+    return {
+        "accuracy_greedy": greedy.accuracy,
+        "accuracy_sampled": sampled.accuracy,
+        "accuracy_both_orders": greedy.both_orders,
+        "accuracy_both_orders_sampled": sampled.both_orders,
+        "position_bias": greedy.position_bias,
+        "no_verdict": sampled.no_verdict,
+        "pairs": greedy.pairs,
+        "by_subset": sampled.by_subset,
+    }
+
+
+def fitting(data: Data, encoder: ActorHandle, config: RunConfig, run: Run) -> tuple[Data, int]:
+    """Drop the pairs whose prompt does not fit the engine in some order; returns the rest and how many went."""
+    pairs = [*(data.train or []), *data.heldout]
+    room = config.rollout.max_model_len - config.rollout.max_new_tokens
+    lengths = ray.get(encoder.longest_prompts.remote(pairs))
+    kept = data.keep({pair.id for pair, length in zip(pairs, lengths, strict=True) if length <= room})
+    dropped = sum(length > room for length in lengths)
+    train = "without end" if kept.train is None else f"{len(kept.train)} pairs"
+    run.say(f"data           {data.source}: train {train}, held out {len(kept.heldout)} pairs")
+    if dropped:
+        run.say(
+            f"too long       {dropped} of {len(pairs)} pairs left out: their prompts are over {room} tokens, "
+            f"the longest has {max(lengths)}"
+        )
+    return kept, dropped
+
+
+def main() -> None:
+    """Command line."""
+    config, arguments = load(sys.argv[1:], __doc__)
+    model = config.model or config.run_dir / "judge"
+    if arguments.dry_run:
+        print(f"model {model}; needs", *rollout_plan(config.placement, config.rollout).describe())
+        return
+    if not (model / "config.json").exists():
+        sys.exit(f"error: {model} is not a Hugging Face folder; name one with --model, or train one first")
+    config = config.model_copy(update={"run_dir": config.run_dir / "evaluation"})
+    with Run.open(config) as run:
+        data = Data.load(config.data, config.seed, config.evaluation.pairs)
+        placement = Placement.reserve(config.placement, rollout_plan(config.placement, config.rollout))
+        folder, format_ = str(model.resolve()), config.data.format
+        encoder = Encoder.remote(folder, format_)
+        verifier = Verifier.remote(folder, format_, data.source, Path(folder).name, config.verifier)
+        pool = RolloutPool.start(placement, folder, format_, config.policy, config.rollout, config.weights)
+        pool.wait()
+        data, too_long = fitting(data, encoder, config, run)
+        scores = evaluate(pool, verifier, data.heldout, config, run, Path(folder).name)
+        run.write_json(
+            "summary.json", scores | {"model": folder, "data": {"source": data.source, "too_long": too_long}}
+        )
+        run.say(json.dumps(scores, indent=2))
+
+
+if __name__ == "__main__":
+    main()

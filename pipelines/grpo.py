@@ -1,0 +1,186 @@
+"""GRPO for a reasoning reward model, as one Ray service graph.
+
+    python pipelines/grpo.py                                     the embedded default: distil, train, evaluate
+    python pipelines/grpo.py --config pipelines/presets/gsm8k.yaml --data.train FILE
+    ray job submit --working-dir . -- python pipelines/grpo.py   the same on a cluster
+
+A step: every engine samples groups of judgements, the verifier rewards each against gold, groups whose rewards
+are all equal are dropped and sampled anew, the reference scores the rest, the policy takes an optimizer step, and
+the new weights reach every engine before anything else is sampled.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from actors.judge import JudgeCard
+from rich.progress import TaskID
+
+from actors.config import RolloutConfig
+from actors.losses import group_advantages
+from actors.placement import plan
+from actors.records import GroupScore
+from actors.rollout import Sampling, Task
+from pipelines.config import RunConfig, as_yaml, load
+from pipelines.distill import distilled_model
+from pipelines.evaluate import evaluate, fitting
+from pipelines.graph import Graph, service_graph
+from pipelines.metrics import HEADER, step_line, step_metrics
+from pipelines.run import Clock, Run, readable_errors
+from pipelines.stream import Data
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A group as the driver knows it: a ref to its tokens, a ref to its judgements, and its scores."""
+
+    group: ray.ObjectRef
+    judgements: ray.ObjectRef
+    score: GroupScore
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sampled: the groups to train on, and all of them."""
+
+    kept: list[Scored]
+    sampled: list[Scored]
+    refills: int
+
+
+def train(config: RunConfig, run: Run, data: Data, model: Path) -> None:
+    """Train `model`; leave the judge, its scores before and after, and the report in the run's folder."""
+    before = "start" if config.model else "distill"
+    with service_graph(config, run, model, data.source) as graph:
+        data, too_long = fitting(data, graph.encoder, config, run)
+        graph.policy.sync(graph.pool, graph.probe, config.weights.probe_tolerance)
+        summary = {before: evaluate(graph.pool, graph.verifier, data.heldout, config, run, before)}
+        tasks = data.tasks(config.data.both_orders)
+        with run.progress("grpo", config.steps) as progress:
+            run.say(HEADER)
+            for step in range(1, config.steps + 1):
+                metrics = grpo_step(graph, tasks, config, run, step)
+                run.log(step, metrics)
+                run.say(step_line(step, metrics))
+                progress.advance(TaskID(0))
+        summary["grpo"] = evaluate(graph.pool, graph.verifier, data.heldout, config, run, "grpo")
+        graph.policy.save(run.folder / "judge")
+    judge_card(config, graph.policy.version).write(run.folder / "judge")
+    run.finish(summary, data={"source": data.source, "heldout_pairs": len(data.heldout), "too_long": too_long})
+
+
+def grpo_step(graph: Graph, tasks: Iterator[Task], config: RunConfig, run: Run, step: int) -> dict[str, Any]:
+    """One step of the algorithm; returns its metrics."""
+    clock = Clock()
+    with clock("rollout"):
+        batch = collect(graph, tasks, config, step)
+    judged = [one.judgements for one in batch.sampled]
+    written = graph.verifier.write.remote(run.judgements(step), {"step": step}, *judged)
+
+    update: dict[str, float] = {}
+    probe = None
+    if batch.kept:
+        groups, scores = [one.group for one in batch.kept], [one.score for one in batch.kept]
+        with clock("reference"):
+            references = reference_log_probs(graph, groups, config.rollout)
+        with clock("update"):
+            update = graph.policy.update_grpo(
+                groups,
+                references,
+                advantages=[group_advantages(score.rewards, config.grpo.loss) for score in scores],
+                lengths=[[(score.prompt_length + length, length) for length in score.lengths] for score in scores],
+                minibatches=config.grpo.minibatches,
+                loss=config.grpo.loss,
+                temperature=config.rollout.temperature,
+            )
+        with clock("sync"):  # nothing is sampled before every engine has the new weights and has shown it
+            probe = graph.policy.sync(graph.pool, graph.probe, config.weights.probe_tolerance)
+    ray.get(written, timeout=config.rollout.timeout_s)
+    run.clock.add(clock)
+    sampled = [one.score for one in batch.sampled]
+    return step_metrics(sampled, len(batch.kept), batch.refills, update, probe, graph.policy.version, clock.seconds)
+
+
+def collect(graph: Graph, tasks: Iterator[Task], config: RunConfig, step: int) -> Batch:
+    """Sample groups until enough of them teach something, or the refill rounds are used up.
+
+    A group's rewards are final before any of its tokens reach the loss, and the batch's order does not depend on
+    which group finished first.
+    """
+    kept: list[Scored] = []
+    sampled: list[Scored] = []
+    for round_ in range(1 + config.grpo.refill_rounds):
+        missing = config.grpo.groups - len(kept)
+        if not missing:
+            break
+        wave = list(itertools.islice(tasks, missing))
+        seed = (config.seed, "step", step, round_)
+        pending = [
+            (group, *graph.verifier.score.options(num_returns=2).remote(group))
+            for group in graph.pool.rollout(wave, Sampling.of(config.rollout), seed)
+        ]
+        scores = ray.get([score for _, score, _ in pending], timeout=config.rollout.timeout_s)
+        scored = [Scored(group, judged, score) for (group, _, judged), score in zip(pending, scores, strict=True)]
+        scored.sort(key=lambda one: one.score.index)
+        sampled += scored
+        kept += [one for one in scored if not one.score.zero_variance]
+    return Batch(kept, sampled, round_)
+
+
+def reference_log_probs(graph: Graph, groups: list[ray.ObjectRef], rollout: RolloutConfig) -> list[ray.ObjectRef]:
+    """Refs of each group's log-probabilities under the reference; none where no KL is measured."""
+    if graph.reference is None:
+        return []
+    scored = graph.reference.log_probs.options(num_returns=len(groups)).remote(rollout.temperature, *groups)
+    references = [scored] if len(groups) == 1 else scored
+    ray.wait(references, num_returns=len(references), timeout=rollout.timeout_s)
+    return references
+
+
+def judge_card(config: RunConfig, version: int) -> JudgeCard:
+    """What a server must know to prompt the judge as it was trained."""
+    return JudgeCard(
+        format=config.data.format,
+        version=version,
+        dtype=config.policy.dtype,
+        max_model_len=config.rollout.max_model_len,
+        max_new_tokens=config.rollout.max_new_tokens,
+    )
+
+
+def dry_run(config: RunConfig) -> str:
+    """The resolved run, and what it asks of the cluster."""
+    reference = config.reference if config.grpo.loss.kl_coef > 0 else None
+    request = plan(config.placement, config.policy, config.rollout, reference)
+    prompts, samples = config.grpo.groups, config.rollout.samples
+    start = config.model or f"distilled from {config.base or 'the embedded model'} first"
+    return "\n".join(
+        [
+            as_yaml(config),
+            f"starts from     {start}",
+            f"a step          {prompts} prompts x {samples} judgements, {config.grpo.minibatches} optimizer steps",
+            *(f"placement       {line}" for line in request.describe()),
+        ]
+    )
+
+
+def main() -> None:
+    """Command line."""
+    config, arguments = load(sys.argv[1:], __doc__)
+    if arguments.dry_run:
+        print(dry_run(config))
+        return
+    with readable_errors():
+        data = Data.load(config.data, config.seed, config.evaluation.pairs)
+        with Run.open(config) as run:
+            train(config, run, data, config.model or distilled_model(config, run))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The numbers of a step: what metrics.jsonl, TensorBoard and the terminal show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from actors.records import GroupScore
+
+_UPDATE = ("loss", "kl", "entropy", "clip_ratio", "mismatch", "mismatch_max", "grad_norm", "lr", "trained_tokens")
+
+
+def step_metrics(
+    sampled: Sequence[GroupScore],
+    kept: int,
+    refills: int,
+    update: Mapping[str, float],
+    probe: float | None,
+    version: int,
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """Everything that is recorded of one step.
+
+    Shares and means are over all judgements that the step sampled, dropped groups included. Log-probability
+    differences, KL and entropy are in nats; `kl` and what follows from the update are absent (null) in a step that
+    had nothing to train on. `tokens_per_second` counts sampled tokens over the seconds of the rollout phase.
+    """
+    rewards = [reward for score in sampled for reward in score.rewards]
+    lengths = [length for score in sampled for length in score.lengths]
+    tokens = sum(lengths)
+    return {
+        "version": version,
+        "reward": _mean(rewards),
+        "accuracy": _mean([right for score in sampled for right in score.right]),
+        "no_verdict": _mean([none for score in sampled for none in score.none]),
+        "first_share": _mean([first for score in sampled for first in score.first]),
+        "length": _mean(lengths),
+        "truncated": _mean([cut for score in sampled for cut in score.truncated]),
+        "zero_variance": _mean([score.zero_variance for score in sampled]),
+        "groups": kept,
+        "dropped": len(sampled) - kept,
+        "refills": refills,
+        **{name: update.get(name) for name in _UPDATE},
+        "probe": probe,
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds["rollout"],
+        "seconds": dict(seconds),
+    }
+
+
+HEADER = (
+    "  step   reward     acc       kl  entropy  length  same-reward  mismatch   rollout  refer  update   sync     tok/s"
+)
+
+
+def step_line(step: int, metrics: Mapping[str, Any]) -> str:
+    """One step as one line under HEADER; seconds by phase, "-" for what the step did not have."""
+    seconds = metrics["seconds"]
+    return (
+        f"{step:>6}  {metrics['reward']:+7.3f} {metrics['accuracy']:7.3f} {_number(metrics['kl'], '8.4f')} "
+        f"{_number(metrics['entropy'], '8.3f')} {metrics['length']:7.1f} {metrics['zero_variance']:12.0%} "
+        f"{_number(metrics['mismatch'], '9.1e')}   {seconds['rollout']:6.2f}s {seconds.get('reference', 0):5.2f}s "
+        f"{seconds.get('update', 0):6.2f}s {seconds.get('sync', 0):5.2f}s {metrics['tokens_per_second']:9,.0f}"
+    )
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "-".rjust(int(spec.split(".")[0])) if value is None else format(value, spec)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

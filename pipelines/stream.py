@@ -1,0 +1,89 @@
+"""Which pairs are trained on, in which order, and which are held out."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from actors.rollout import Task
+from evals.pairs import Pair, load_pairs
+from evals.synthetic import SyntheticTask
+from evals.verdicts import ORDERS
+from pipelines.config import DataConfig
+
+
+@dataclass(frozen=True)
+class Data:
+    """The pairs of a run. `train` is None for the synthetic task, which never runs out."""
+
+    source: str
+    train: list[Pair] | None
+    heldout: list[Pair]
+    seed: int
+
+    @classmethod
+    def load(cls, config: DataConfig, seed: int, heldout: int) -> Data:
+        """Read the configured files, or make the synthetic task's held-out pairs; at most `heldout` of them.
+
+        Pairs of one question never stand on both sides. Raises PairFileError as `load_pairs` does, and ValueError
+        where a side is left empty or a pair has no gold label.
+        """
+        if config.train is None:
+            task = SyntheticTask(seed)
+            return cls("synthetic", None, task.pairs("heldout", heldout), seed)
+        train = load_pairs(config.train)
+        if config.heldout is None:
+            held = [pair for pair in train if _share(pair) < config.heldout_share]
+            train = [pair for pair in train if _share(pair) >= config.heldout_share]
+        else:
+            held = load_pairs(config.heldout)
+            seen = {_question(pair) for pair in train}
+            if shared := [pair.id for pair in held if _question(pair) in seen]:
+                raise ValueError(
+                    f"data.heldout={config.heldout}: {len(shared)} pairs ask a question that data.train asks too, "
+                    f"first {shared[0]!r}; remove them from one of the two files"
+                )
+        for name, side in (("train", train), ("heldout", held)):
+            if not side:
+                raise ValueError(f"data.{name}: no pair is left; data.heldout_share is {config.heldout_share}")
+        random.Random(f"{seed}/heldout").shuffle(held)
+        return cls(config.train.name, train, held[:heldout], seed)
+
+    def keep(self, fits: set[str]) -> Data:
+        """The same data without the pairs whose ids are not in `fits`; the synthetic task's supply is unchanged."""
+        train = None if self.train is None else [pair for pair in self.train if pair.id in fits]
+        if train == []:
+            raise ValueError("no training pair fits into rollout.max_model_len; raise it or lower max_new_tokens")
+        return Data(self.source, train, [pair for pair in self.heldout if pair.id in fits], self.seed)
+
+    def tasks(self, both_orders: bool) -> Iterator[Task]:
+        """Prompts to train on, without end: each pair in both orders one behind the other, or in one drawn order.
+
+        A file is gone through again and again, in a new order each time.
+        """
+        number = itertools.count()
+        for pair in self._pairs():
+            drawn = random.Random(f"{self.seed}/order/{pair.id}").choice(ORDERS)
+            for order in ORDERS if both_orders else (drawn,):
+                yield Task(next(number), pair, order)
+
+    def _pairs(self) -> Iterator[Pair]:
+        if self.train is None:
+            task = SyntheticTask(self.seed)
+            yield from (task.pair("train", index) for index in itertools.count())
+            return
+        for epoch in itertools.count():
+            order = list(self.train)
+            random.Random(f"{self.seed}/epoch/{epoch}").shuffle(order)
+            yield from order
+
+
+def _question(pair: Pair) -> str:
+    return "\n".join(message["content"].strip() for message in pair.messages)
+
+
+def _share(pair: Pair) -> float:
+    return int.from_bytes(hashlib.sha256(_question(pair).encode()).digest()[:4], "big") / 2**32
