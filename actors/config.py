@@ -37,6 +37,7 @@ class OptimizerConfig(Settings):
 
     lr: PositiveFloat = 2e-4
     betas: tuple[float, float] = (0.9, 0.95)
+    epsilon: PositiveFloat = 1e-8
     weight_decay: float = 0.0
     warmup_steps: int = Field(0, ge=0)
     schedule: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"

@@ -43,10 +43,10 @@ class JudgeCard(Settings):
     """How a judge's folder wants to be served: `gavel.json` beside the weights, written when a judge is saved."""
 
     format: str = Field(description="name of the prompt format that it was trained with")
-    version: int = Field(0, ge=0, description="weight version")
+    version: int = Field(default=0, ge=0, description="weight version")
     dtype: Literal["float32", "bfloat16"] = "float32"
-    max_model_len: PositiveInt = Field(2048, description="tokens of prompt and judgement together")
-    max_new_tokens: PositiveInt = Field(64, description="tokens of a judgement; a longer one is cut off")
+    max_model_len: PositiveInt = Field(default=2048, description="tokens of prompt and judgement together")
+    max_new_tokens: PositiveInt = Field(default=64, description="tokens of a judgement; a longer one is cut off")
 
     @field_validator("format")
     @classmethod
@@ -109,7 +109,9 @@ class JudgeRequest(Settings):
         "in both orders at the same time, and a verdict that depends on the order is none",
     )
     temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy: the same request gets the same judgement")
-    seed: int | None = Field(None, ge=0, lt=2**63, description="With a temperature: repeats the same judgement")
+    seed: int | None = Field(
+        None, ge=0, lt=2**63, description="With a temperature: the same seed repeats the same judgement"
+    )
     max_tokens: int | None = Field(None, ge=1, description="Longest judgement; the server's limit is the default")
 
     model_config = ConfigDict(

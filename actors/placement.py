@@ -8,6 +8,7 @@ of its own, the engines one each (so that a pool can shrink), and reference and 
 from __future__ import annotations
 
 import os
+import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +76,7 @@ class Placement:
         """Reserve every bundle or none. Raises PlacementError naming the bundles that the cluster lacks."""
         placed = cls(config)
         for name, bundles in request.groups.items():
-            group = placement_group(bundles, strategy="PACK", name=f"gavel-{name}-{os.getpid()}")
+            group = placement_group(bundles, strategy="PACK", name=f"gavel-{name}-{secrets.token_hex(4)}")
             placed.groups[name] = group
             if not group.wait(config.timeout_s):
                 placed.release()

@@ -114,12 +114,10 @@ class _PolicyRank:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
-    def start(self, host: str, port: int, model: str, optimizer: OptimizerConfig, total_steps: int) -> int:
-        """Join the other ranks, load the model sharded, and compare every tensor with the file. Returns how many."""
+    def join(self, host: str, port: int) -> None:
+        """Meet the other ranks."""
         import deepspeed
         import torch
-        from transformers import AutoModelForCausalLM, get_scheduler
-        from transformers.integrations import HfDeepSpeedConfig
 
         ranks, rank = self._policy.ranks, self._rank
         os.environ.update(
@@ -131,6 +129,14 @@ class _PolicyRank:
             # DeepSpeed would compile a shared-memory collective at first use (a minute, and a compiler); gloo serves.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend="gloo" if cpu else "nccl", verbose=False)
+
+    def load(self, model: Path, optimizer: OptimizerConfig, total_steps: int) -> int:
+        """Load the model sharded, and compare every tensor with the file. Returns how many there are."""
+        import deepspeed
+        import torch
+        from transformers import AutoModelForCausalLM, get_scheduler
+        from transformers.integrations import HfDeepSpeedConfig
+
         config = zero3_config(self._policy, optimizer, self._device_name)
         self._hf_config = HfDeepSpeedConfig(config)  # must be alive while from_pretrained partitions the parameters
         dtype = getattr(torch, self._policy.dtype)
@@ -138,22 +144,28 @@ class _PolicyRank:
         if self._policy.gradient_checkpointing:
             module.gradient_checkpointing_enable()
         adamw = torch.optim.AdamW(
-            module.parameters(), lr=optimizer.lr, betas=optimizer.betas, weight_decay=optimizer.weight_decay
+            module.parameters(),
+            lr=optimizer.lr,
+            betas=optimizer.betas,
+            eps=optimizer.epsilon,
+            weight_decay=optimizer.weight_decay,
         )
         schedule = get_scheduler(optimizer.schedule, adamw, optimizer.warmup_steps, total_steps)
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=adamw, lr_scheduler=schedule, config=config)
-        self._model_folder = Path(model)
         self._pad = module.config.pad_token_id or 0
-        return self._compare_with_files()
+        return self.compare_with(model)
 
-    def _compare_with_files(self) -> int:
-        """Gather every parameter and hold it against the checkpoint; raises PolicyError naming those that differ."""
+    def compare_with(self, folder: Path) -> int:
+        """Gather every parameter and hold it against a checkpoint. Returns how many there are.
+
+        Raises PolicyError naming the tensors that differ.
+        """
         import deepspeed
         import torch
         from safetensors import safe_open
 
         where = {}
-        for file in sorted(self._model_folder.glob("*.safetensors")):
+        for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, "pt") as tensors:
                 where |= dict.fromkeys(tensors.keys(), file)
         wrong = []
@@ -163,7 +175,7 @@ class _PolicyRank:
                 if not torch.equal(parameter.detach().cpu(), stored):
                     wrong.append(name)
         if wrong:
-            raise PolicyError(f"rank {self._rank}: {len(wrong)} tensors differ from {self._model_folder}: {wrong[:5]}")
+            raise PolicyError(f"rank {self._rank}: {len(wrong)} tensors differ from {folder}: {wrong[:5]}")
         return len(where)
 
     def connect_engines(self, engines: Sequence[ActorHandle], engine_ranks: int, config: WeightsConfig) -> None:
@@ -357,8 +369,17 @@ class PolicyGroup:
             for rank in range(policy.ranks)
         ]
         host, port = ray.get(group.ranks[0].address.remote(), timeout=policy.timeout_s)
-        group._all("start", host, port, str(model), optimizer, total_steps)
+        group._all("join", host, port)
+        group.load(optimizer, total_steps)
         return group
+
+    def load(self, optimizer: OptimizerConfig, total_steps: int) -> list[int]:
+        """Load the model on every rank with a new optimizer; returns the number of tensors compared on each."""
+        return self._all("load", self.model, optimizer, total_steps)
+
+    def compare_with(self, folder: Path) -> list[int]:
+        """Hold every parameter against a checkpoint; raises PolicyError naming those that differ."""
+        return self._all("compare_with", folder)
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         refs = [getattr(rank, method).remote(*arguments) for rank in self.ranks]
