@@ -16,7 +16,7 @@ class Settings(BaseModel):
 class EmbeddedModelConfig(Settings):
     """Shape of the small Qwen2 that is made on the spot where no model is named. heads * 32 must divide hidden."""
 
-    vocabulary: PositiveInt = 1024
+    vocabulary: PositiveInt = 512
     hidden: PositiveInt = Field(128, description="hidden / heads is the head size; vLLM on CPU needs 32 or more")
     layers: PositiveInt = 3
     heads: PositiveInt = 4
@@ -90,7 +90,9 @@ class VerifierConfig(Settings):
 class WeightsConfig(Settings):
     """How new weights reach the engines, and how far trainer and engine may disagree afterwards."""
 
-    transfer: Literal["shm", "nccl"] = "shm"
+    transfer: Literal["shm", "nccl", "ipc"] = Field(
+        "shm", description="shm on CPU; on GPU nccl, or ipc where trainer and engines are colocated"
+    )
     bucket_mib: PositiveInt = Field(64, description="parameters gathered from the ZeRO-3 shards at once")
     probe_tolerance: PositiveFloat = Field(1e-3, description="largest log-probability difference, in nats")
 

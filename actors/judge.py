@@ -196,7 +196,8 @@ async def _refuse(_: Request, error: RequestValidationError) -> Response:
     return Response(json.dumps({"detail": problems}), 422, media_type="application/json")
 
 
-_STOPPED = HTTPException(503, "The engine has stopped and is being replaced; try again in a minute")
+def _stopped() -> HTTPException:
+    return HTTPException(503, "The engine has stopped and is being replaced; try again in a minute")
 
 
 def _refusal(message: str, field: str) -> RequestValidationError:
@@ -231,9 +232,7 @@ class Judge:
         limit = self._card.max_new_tokens
         max_tokens = limit if request.max_tokens is None else request.max_tokens
         if max_tokens > limit:
-            raise _refusal(
-                f"Is {max_tokens}, and this server's limit is {limit}; ask for {limit} or less", "max_tokens"
-            )
+            raise _refusal(f"{max_tokens} is over this server's limit; ask for {limit} or less", "max_tokens")
         prompts = [self._encoder.encode_prompt(self._format.render(pair, order)) for order in orders]
         longest, room = max(map(len, prompts)), self._card.max_model_len - max_tokens
         if longest > room:
@@ -267,7 +266,7 @@ class Judge:
             outputs = self._engine.generate({"prompt_token_ids": ids.tolist()}, params, uuid.uuid4().hex)
             completion = [output async for output in outputs][-1].outputs[0]
         except EngineDeadError as error:
-            raise _STOPPED from error
+            raise _stopped() from error
         text = self._encoder.decode(np.array(completion.token_ids, np.int32))
         parsed = self._format.parse(text, order)
         return OrderJudgement(
@@ -284,7 +283,7 @@ class Judge:
     async def health(self) -> Health:
         """Answers 503 where it is not."""
         if self._engine.errored:
-            raise _STOPPED
+            raise _stopped()
         return Health(running=self._engine.get_num_unfinished_requests())
 
     @api.get("/version", summary="What is being served?")

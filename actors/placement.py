@@ -47,21 +47,29 @@ def plan(
     gpu = placement.device == "gpu"
     if placement.colocate:
         count = max(policy.ranks, rollout.engines * rollout.tensor_parallel)
-        return Request({"colocated": [{"GPU": 1, "CPU": 1} if gpu else {"CPU": 1}] * count})
-    rank = {"GPU": 1, "CPU": 1} if gpu else {"CPU": policy.threads}
-    engine = {"GPU": rollout.tensor_parallel, "CPU": 1} if gpu else {"CPU": rollout.threads}
-    groups: dict[str, list[Bundle]] = {"policy": [rank] * policy.ranks}
-    groups |= {f"engine-{i}": [engine] for i in range(rollout.engines)}
+        return Request({"colocated": [_bundle(gpu, 1, 1)] * count})
+    groups = {"policy": [_bundle(gpu, 1, policy.threads)] * policy.ranks}
+    groups |= {f"engine-{i}": [_engine_bundle(gpu, rollout)] for i in range(rollout.engines)}
     if reference:
-        groups["reference"] = [{"GPU": 1, "CPU": 1} if gpu else {"CPU": reference.threads}]
+        groups["reference"] = [_bundle(gpu, 1, reference.threads)]
     return Request(groups | {"verifier": [{"CPU": 1}]})
 
 
 def rollout_plan(placement: PlacementConfig, rollout: RolloutConfig) -> Request:
     """What rollouts alone ask for, as in an evaluation."""
-    gpu = placement.device == "gpu"
-    engine = {"GPU": rollout.tensor_parallel, "CPU": 1} if gpu else {"CPU": rollout.threads}
-    return Request({"colocated": [engine] * rollout.engines} if placement.colocate else {"engines": [engine]})
+    engine = _engine_bundle(placement.device == "gpu", rollout)
+    if placement.colocate:
+        return Request({"colocated": [engine] * rollout.engines})
+    return Request({f"engine-{i}": [engine] for i in range(rollout.engines)})
+
+
+def _engine_bundle(gpu: bool, rollout: RolloutConfig) -> Bundle:
+    return _bundle(gpu, rollout.tensor_parallel, rollout.threads)
+
+
+def _bundle(gpu: bool, gpus: int, threads: int) -> Bundle:
+    """A bundle of so many GPUs with a core to drive them, or of so many cores."""
+    return {"GPU": float(gpus), "CPU": 1.0} if gpu else {"CPU": float(threads)}
 
 
 @dataclass

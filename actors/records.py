@@ -6,7 +6,6 @@ A token is carried from the engine that sampled it to the gradient without being
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +53,8 @@ class RolloutGroup:
     version: int
 
 
-class GroupScore(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class GroupScore:
     """What the driver learns of a group: scalars only. The lists have an entry for each of the n judgements.
 
     `index` is the prompt's place in the batch; `right`, `none` and `first` say whether the verdict was gold, was

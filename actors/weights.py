@@ -4,7 +4,8 @@ The timeline of one sync, after the optimizer step of version v:
 
     every rank     gathers the parameters, bucket by bucket
     rank 0         start_weight_update on every engine
-                   the tensors travel: as one buffer in the object store ("shm") or over NCCL ("nccl")
+                   the tensors travel: as one buffer in the object store ("shm"), over NCCL ("nccl"), or as
+                   CUDA handles where trainer and engine share a GPU ("ipc")
                    finish_weight_update(v): prefix cache reset, then version = v
     trainer, engines   score the same probe text; a difference over the tolerance stops the run
 
@@ -45,8 +46,9 @@ WORKER_EXTENSION = "actors.weights.WorkerExtension"
 class Zero3Source(WeightSource):
     """The full parameters of a ZeRO-3 module, gathered bucket by bucket. Iterating is a collective of all ranks.
 
-    Under ZeRO-3 a parameter's own shape is (0,); the real one is `ds_shape`. Yielded tensors are valid until the
-    next one is asked for. A tied lm_head is not among the parameters and so travels with the embedding.
+    Under ZeRO-3 a parameter's own shape is (0,); the real one is `ds_shape`. On CPU a yielded tensor is valid until
+    the next one is asked for; on GPU it is a copy, as a transfer may still read it when its bucket is freed. A tied
+    lm_head is not among the parameters and so travels with the embedding.
     """
 
     def __init__(self, module: torch.nn.Module, bucket_bytes: int):
@@ -60,7 +62,7 @@ class Zero3Source(WeightSource):
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         for bucket in self._buckets():
             with deepspeed.zero.GatheredParameters([p for _, p in bucket]):
-                yield from ((name, p.detach()) for name, p in bucket)
+                yield from ((name, p.detach().clone() if p.is_cuda else p.detach()) for name, p in bucket)
 
     def _buckets(self) -> Iterator[list[tuple[str, torch.nn.Parameter]]]:
         bucket: list[tuple[str, torch.nn.Parameter]] = []
@@ -115,8 +117,13 @@ def trainer(
     config: WeightsConfig, rank: int, engine_ranks: int, client: EngineClient, source: WeightSource
 ) -> TrainerWeightTransferEngine:
     """The trainer's side of the configured transfer, ready to send. Called on every rank."""
+    info: TrainerInitInfo
     if config.transfer == "shm":
-        info: TrainerInitInfo = ShmTrainerInitInfo(rank=rank)
+        info = ShmTrainerInitInfo(rank=rank)
+    elif config.transfer == "ipc":
+        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+        info = IPCTrainerInitInfo(rank=rank, packed=True)
     else:
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
         from vllm.utils.network_utils import get_open_port

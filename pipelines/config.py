@@ -46,9 +46,9 @@ class DataConfig(Settings):
 class DistillConfig(Settings):
     """Supervised fine-tuning on the oracle's traces."""
 
-    steps: PositiveInt = 300
-    batch: PositiveInt = Field(128, description="traces an optimizer step")
-    slip_rate: float = Field(0.3, ge=0, le=1, description="share of traces whose reasoning takes one wrong step")
+    steps: PositiveInt = 400
+    batch: PositiveInt = Field(64, description="traces an optimizer step")
+    slip_rate: float = Field(0.25, ge=0, le=1, description="share of traces whose reasoning takes one wrong step")
     optimizer: OptimizerConfig = OptimizerConfig(lr=2e-3, warmup_steps=50, schedule="cosine")
 
 
@@ -66,7 +66,6 @@ class EvaluationConfig(Settings):
     """Held-out pairs, each judged in both orders, greedily and sampled."""
 
     pairs: PositiveInt = 500
-    every: int = Field(0, ge=0, description="steps between evaluations during training; 0: only before and after")
 
 
 class RunConfig(BaseSettings):
@@ -76,7 +75,7 @@ class RunConfig(BaseSettings):
 
     run_dir: Path = Field(Path("runs/quickstart"), description="where everything the run writes goes")
     seed: int = 0
-    steps: PositiveInt = Field(100, description="GRPO steps")
+    steps: PositiveInt = Field(60, description="GRPO steps")
     model: Path | None = Field(None, description="Hugging Face folder to start GRPO from; empty: distil first")
     base: Path | None = Field(None, description="Hugging Face folder to distil; empty: the embedded model")
     embedded: EmbeddedModelConfig = EmbeddedModelConfig()
@@ -94,8 +93,13 @@ class RunConfig(BaseSettings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:
-        if self.placement.device == "cpu" and self.weights.transfer != "shm":
-            raise ValueError(f"weights.transfer={self.weights.transfer} needs placement.device=gpu; on CPU use shm")
+        fitting = "shm" if self.placement.device == "cpu" else "ipc" if self.placement.colocate else "nccl"
+        if self.weights.transfer != fitting:
+            raise ValueError(
+                f"weights.transfer must be {fitting} with placement.device={self.placement.device} and "
+                f"placement.colocate={self.placement.colocate}, not {self.weights.transfer}: NCCL cannot join two ranks "
+                "on one GPU, CUDA handles cannot leave it, and shared memory is for CPU"
+            )
         if self.rollout.samples < 2:
             raise ValueError("rollout.samples must be at least 2: a group of one has no advantage")
         if self.rollout.max_new_tokens >= self.rollout.max_model_len:
@@ -104,7 +108,12 @@ class RunConfig(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: Any
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Values come from the preset and the command line alone, never from the environment."""
         return (init_settings,)
@@ -123,7 +132,9 @@ def load(argv: Sequence[str], description: str) -> tuple[RunConfig, argparse.Nam
     )
     parser.add_argument("--config", type=Path, default=PRESETS / "quickstart.yaml", help="YAML preset to start from")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved run and what it needs, then end")
-    flags = CliSettingsSource(RunConfig, root_parser=parser, cli_kebab_case=True)
+    flags: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
+        RunConfig, root_parser=parser, cli_kebab_case=True
+    )
     arguments = parser.parse_args([_hyphenated(argument) for argument in argv])
     try:
         overrides = flags(parsed_args=vars(arguments))()
@@ -132,9 +143,8 @@ def load(argv: Sequence[str], description: str) -> tuple[RunConfig, argparse.Nam
         problems = [
             f"{'.'.join(map(str, e['loc'])) or 'run'}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()
         ]
-        parser.exit(
-            2, "\n  ".join([f"error: the configuration ({arguments.config} and flags) is not valid:", *problems, ""])
-        )
+        head = f"error: the configuration ({arguments.config} and flags) is not valid:"
+        parser.exit(2, "\n  ".join([head, *problems]) + "\n")
     except (OSError, yaml.YAMLError, TypeError) as error:
         parser.exit(2, f"error: cannot read {arguments.config}: {error}\n")
 

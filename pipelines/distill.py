@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import ray
+from rich.progress import TaskID
 
 from actors.embedded import make_embedded_model
 from evals.synthetic import SyntheticTask
@@ -52,7 +53,7 @@ def distill(config: RunConfig, run: Run, folder: Path) -> None:
                 examples, lengths = upcoming
                 upcoming = batch()  # encoded while this one is trained on
                 metrics = policy.update_sft(examples, ray.get(lengths))
-                progress.advance(0)
+                progress.advance(TaskID(0))
                 if step % 50 == 0 or step == config.distill.steps:
                     run.say(f"distill {step:>5}  loss {metrics['loss']:.3f}  lr {metrics['lr']:.1e}")
         policy.save(folder)
@@ -60,7 +61,8 @@ def distill(config: RunConfig, run: Run, folder: Path) -> None:
 
 def _embedded(config: RunConfig, run: Run) -> Path:
     folder = run.folder / "base"
-    make_embedded_model(folder, config.embedded, config.seed)
+    make = ray.remote(num_cpus=0)(make_embedded_model)
+    ray.get(make.remote(folder, config.embedded, config.seed))
     return folder
 
 

@@ -171,6 +171,8 @@ def connect(logs: Path | None = None) -> None:
     With `logs`, that folder gets a link to them.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A cluster started here takes an actor's own child processes with it when the actor is killed.
+    os.environ.setdefault("RAY_process_group_cleanup_enabled", "1")
     address = None if os.environ.get("RAY_ADDRESS") else "local"
     local = {} if address is None else {"include_dashboard": False}
     ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)

@@ -1,8 +1,9 @@
 """Serve a trained judge: `python pipelines/serve.py --model FOLDER`, then POST pairs to /judge.
 
-The endpoint runs in the foreground until Ctrl-C, on this machine's loopback address unless `--host` says otherwise.
-It joins the Ray cluster of RAY_ADDRESS, or starts one of its own. `gavel.json` in the judge's folder decides prompt
-format, dtype and lengths; for a folder without it the configuration does.
+The endpoint runs in the foreground until Ctrl-C. It listens on this machine's loopback address unless `--host` says
+otherwise, and asks nobody who they are. It joins the Ray cluster of RAY_ADDRESS, or starts one of its own.
+`gavel.json` in the judge's folder decides prompt format, dtype and lengths; for a folder without it the
+configuration does.
 """
 
 from __future__ import annotations
@@ -158,7 +159,9 @@ def _free_port(host: str, port: int) -> int:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ServeError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from error
+            raise ServeError(
+                f"cannot listen on {host}:{port}: {error.strerror}; choose another --host or --port"
+            ) from error
         return probe.getsockname()[1]
 
 
@@ -189,7 +192,10 @@ def _try(url: str, config: RunConfig) -> int:
     pair = SyntheticTask(config.seed).pair("heldout", 0)
     request = {"conversation": pair.messages, "response_a": pair.response_a, "response_b": pair.response_b}
     begin = time.perf_counter()
-    answer = httpx.post(f"{url}/judge", json=request, timeout=config.serve.timeout_s)
+    try:
+        answer = httpx.post(f"{url}/judge", json=request, timeout=config.serve.timeout_s)
+    except httpx.HTTPError as error:
+        raise ServeError(f"POST {url}/judge failed: {error!r}") from error
     seconds = time.perf_counter() - begin
     if answer.status_code != httpx.codes.OK:
         raise ServeError(f"POST {url}/judge answered {answer.status_code}: {answer.text:.500}")

@@ -32,17 +32,18 @@ def start(ray_session: None) -> Iterator[Callable[..., PolicyGroup]]:
     started: dict[int, PolicyGroup] = {}
     placements = []
 
-    def start(model: Path, ranks: int) -> PolicyGroup:
-        if ranks in started:
+    def start(model: Path, ranks: int, **settings: object) -> PolicyGroup:
+        if ranks in started and not settings:
             started[ranks].model = model
             started[ranks].load(OPTIMIZER, total_steps=10)
             return started[ranks]
         # A threshold of 0 shards every parameter, however small.
-        policy = PolicyConfig(ranks=ranks, threads=1, persistence_threshold=0, micro_batch_tokens=256)
+        common = {"threads": 1, "persistence_threshold": 0, "micro_batch_tokens": 256}
+        policy = PolicyConfig(ranks=ranks, **common, **settings)
         request = plan(PlacementConfig(), policy, RolloutConfig(engines=1), None)
         placements.append(Placement.reserve(PlacementConfig(), request))
-        started[ranks] = PolicyGroup.start(placements[-1], model, policy, OPTIMIZER, total_steps=10)
-        return started[ranks]
+        group = PolicyGroup.start(placements[-1], model, policy, OPTIMIZER, total_steps=10)
+        return group if settings else started.setdefault(ranks, group)
 
     yield start
     for placement in placements:
@@ -177,6 +178,18 @@ def test_supervised_step_lowers_the_loss_of_its_own_batch(
     ]
     assert losses[0] == pytest.approx(np.concatenate(expected).mean(), rel=1e-5)
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "tolerance"), [({"gradient_checkpointing": True}, 1e-4), ({"dtype": "bfloat16"}, 0.03)]
+)
+def test_cheaper_ways_to_the_same_step(
+    start: Callable[..., PolicyGroup], make_model: Callable[..., Path], settings: dict, tolerance: float
+) -> None:
+    exact = update(start(make_model(), ranks=1), groups(), [])
+    cheap = update(start(make_model(), ranks=1, **settings), groups(), [])
+    for name in ("loss", "entropy", "grad_norm"):
+        assert cheap[name] == pytest.approx(exact[name], rel=tolerance), name
 
 
 def test_a_rank_without_samples_keeps_step(start: Callable[..., PolicyGroup], make_model: Callable[..., Path]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import ray
 
-from actors.config import LossConfig, OptimizerConfig, PlacementConfig, PolicyConfig, RolloutConfig, WeightsConfig
+from actors.config import OptimizerConfig, PlacementConfig, PolicyConfig, RolloutConfig, WeightsConfig
 from actors.placement import Placement, plan
 from actors.policy import PolicyError, PolicyGroup
 from actors.records import Example

@@ -1,0 +1,342 @@
+"""One DeepSpeed ZeRO-3 rank: the side of the policy that holds tokens and tensors."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import ray
+
+from actors.batching import Padded
+from actors.config import LossConfig, OptimizerConfig, PolicyConfig, WeightsConfig
+from actors.losses import LossTerms, Totals, completion_log_probs, grpo_loss, sft_loss
+from actors.records import Example, LogProbs, RolloutGroup
+
+if TYPE_CHECKING:
+    import torch
+    from ray.actor import ActorHandle
+
+Pick = tuple[int, int]
+"""(index of a source, index of the sample in it)"""
+
+
+class PolicyError(RuntimeError):
+    """The policy cannot go on; the message says which check failed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One rank's share of one optimizer step: its samples, cut into micro-batches; an empty one keeps ranks in step."""
+
+    picks: list[Pick]
+    advantages: list[float]
+    micro_batches: list[list[int]]
+    totals: Totals
+
+
+@dataclass
+class Statistics:
+    """Sums over the completion tokens of one or more optimizer steps on one rank, and facts about the steps."""
+
+    tokens: float = 0.0
+    loss: float = 0.0
+    clipped: float = 0.0
+    kl: float = 0.0
+    entropy: float = 0.0
+    mismatch: float = 0.0
+    mismatch_max: float = 0.0
+    grad_norm: float = 0.0
+    lr: float = 0.0
+    steps: int = 0
+
+    def add(self, other: Statistics) -> None:
+        """Add another rank's sums; what all ranks share (steps, norm, lr) stays."""
+        for name in ("tokens", "loss", "clipped", "kl", "entropy", "mismatch"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.mismatch_max = max(self.mismatch_max, other.mismatch_max)
+
+    def means(self) -> dict[str, float]:
+        """Per-token means; loss and gradient norm are means over optimizer steps."""
+        tokens, steps = max(self.tokens, 1.0), max(self.steps, 1)
+        return {
+            "loss": self.loss / steps,
+            "kl": self.kl / tokens,
+            "entropy": self.entropy / tokens,
+            "clip_ratio": self.clipped / tokens,
+            "mismatch": self.mismatch / tokens,
+            "mismatch_max": self.mismatch_max,
+            "grad_norm": self.grad_norm / steps,
+            "lr": self.lr,
+            "trained_tokens": self.tokens,
+        }
+
+
+def zero3_config(policy: PolicyConfig, optimizer: OptimizerConfig, device: str) -> dict[str, Any]:
+    """DeepSpeed's configuration. Micro-batches are counted by us, so DeepSpeed must not divide by their number."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "bf16": {"enabled": policy.dtype == "bfloat16"},
+        "gradient_clipping": optimizer.max_grad_norm,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+        "zero_optimization": {
+            "stage": 3,
+            "stage3_param_persistence_threshold": policy.persistence_threshold,
+            # On gloo, DeepSpeed 0.19.6 waits for the last of several all-gathers only and reads garbage.
+            "stage3_allgather_sequential": device == "cpu",
+        },
+    }
+
+
+class _PolicyRank:
+    """One ZeRO-3 rank. Every public method but `address` is a collective: call it on all ranks."""
+
+    def __init__(self, rank: int, policy: PolicyConfig, device: str):
+        self._rank, self._policy, self._device_name = rank, policy, device
+
+    def address(self) -> tuple[str, int]:
+        """Host and a free port for the ranks to meet at; a fresh port for every group."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def join(self, host: str, port: int) -> None:
+        """Meet the other ranks."""
+        import deepspeed
+        import torch
+
+        ranks, rank = self._policy.ranks, self._rank
+        os.environ.update(
+            MASTER_ADDR=host, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK="0"
+        )
+        cpu = self._device_name == "cpu"
+        if cpu:
+            torch.set_num_threads(self._policy.threads)
+            # DeepSpeed would compile a shared-memory collective at first use (a minute, and a compiler); gloo serves.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(dist_backend="gloo" if cpu else "nccl", verbose=False)
+
+    def load(self, model: Path, optimizer: OptimizerConfig, total_steps: int) -> int:
+        """Load the model sharded, and compare every tensor with the file. Returns how many there are."""
+        import deepspeed
+        import torch
+        from transformers import AutoModelForCausalLM, get_scheduler
+        from transformers.integrations import HfDeepSpeedConfig
+
+        config = zero3_config(self._policy, optimizer, self._device_name)
+        self._hf_config = HfDeepSpeedConfig(config)  # must be alive while from_pretrained partitions the parameters
+        dtype = getattr(torch, self._policy.dtype)
+        module = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, attn_implementation="sdpa")
+        if self._policy.gradient_checkpointing:
+            module.gradient_checkpointing_enable()
+        adamw = torch.optim.AdamW(
+            module.parameters(),
+            lr=optimizer.lr,
+            betas=optimizer.betas,
+            eps=optimizer.epsilon,
+            weight_decay=optimizer.weight_decay,
+        )
+        schedule = get_scheduler(optimizer.schedule, adamw, optimizer.warmup_steps, total_steps)
+        self._engine, *_ = deepspeed.initialize(model=module, optimizer=adamw, lr_scheduler=schedule, config=config)
+        self._pad = module.config.pad_token_id or 0
+        return self.compare_with(model)
+
+    def compare_with(self, folder: Path) -> int:
+        """Gather every parameter and hold it against a checkpoint. Returns how many there are.
+
+        Raises PolicyError naming the tensors that differ.
+        """
+        import deepspeed
+        import torch
+        from safetensors import safe_open
+
+        where: dict[str, Path] = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, "pt") as tensors:
+                where |= dict.fromkeys(tensors.keys(), file)
+        wrong = []
+        for name, parameter in self._engine.module.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter]), safe_open(where[name], "pt") as tensors:
+                stored = tensors.get_tensor(name).to(parameter.dtype)
+                if not torch.equal(parameter.detach().cpu(), stored):
+                    wrong.append(name)
+        if wrong:
+            raise PolicyError(f"rank {self._rank}: {len(wrong)} tensors differ from {folder}: {wrong[:5]}")
+        return len(where)
+
+    def connect_engines(self, engines: Sequence[ActorHandle], engine_ranks: int, config: WeightsConfig) -> None:
+        """Set up the weight transfer to the engines, with vLLM's trainer-side interface."""
+        from actors import weights
+
+        self._client = weights.EngineClient(engines, self._policy.timeout_s, engine_ranks)
+        source = weights.Zero3Source(self._engine.module, config.bucket_mib * 2**20)
+        self._sender = weights.trainer(config, self._rank, len(engines) * engine_ranks, self._client, source)
+
+    def send_weights(self, version: int) -> None:
+        """Make the current parameters version `version` on every engine."""
+        self._client.version = version
+        self._sender.send_weights()
+
+    def score(self, ids: Sequence[int]) -> LogProbs:
+        """Log-probabilities of ids[1:] given what precedes each, [length - 1], in nats."""
+        import torch
+
+        with torch.no_grad():
+            batch = Padded([Example(np.array(ids, np.int32), prompt_length=1)], self._pad, self._engine.device)
+            return batch.rows(self._forward(batch, 1.0)[0])[0]
+
+    def update_sft(self, plan: Plan, *sources: Sequence[Example]) -> Statistics:
+        """One optimizer step of supervised fine-tuning on the examples that the plan picks from the sources."""
+        examples = [sources[source][sample] for source, sample in plan.picks]
+
+        def loss(batch: Padded, log_probs: torch.Tensor, rows: list[int]) -> LossTerms:
+            return sft_loss(log_probs, batch.mask, plan.totals)
+
+        return self._step(plan, examples, 1.0, loss)
+
+    def update_grpo(
+        self,
+        plans: Sequence[Plan],
+        config: LossConfig,
+        temperature: float,
+        groups: int,
+        *sources: RolloutGroup | list[LogProbs],
+    ) -> Statistics:
+        """One optimizer step a plan. `sources` are the groups and, where KL is on, each one's reference log-probs.
+
+        With one plan the policy that sampled is the policy that is updated, so its own log-probabilities of the
+        first pass are the old ones; with several they are computed for all before the first step.
+        """
+        sampled = cast(Sequence[RolloutGroup], sources[:groups])
+        references = cast(Sequence[list[LogProbs] | None], sources[groups:] or [None] * groups)
+        batches = [
+            [
+                _example(sampled[source], sample, references[source], advantage)
+                for (source, sample), advantage in zip(plan.picks, plan.advantages, strict=True)
+            ]
+            for plan in plans
+        ]
+        old = [self._log_probs(p, b, temperature) for p, b in zip(plans, batches, strict=True)] if plans[1:] else None
+        total = Statistics()
+        for number, (plan, examples) in enumerate(zip(plans, batches, strict=True)):
+
+            def loss(
+                batch: Padded, log_probs: torch.Tensor, rows: list[int], plan: Plan = plan, number: int = number
+            ) -> LossTerms:
+                before = batch.matrix([old[number][row] for row in rows]) if old else log_probs.detach()
+                reference = batch.optional("reference_log_probs")
+                return grpo_loss(log_probs, before, reference, batch.advantages, batch.mask, plan.totals, config)
+
+            step = self._step(plan, examples, temperature, loss)
+            total.add(step)
+            total.steps, total.lr, total.grad_norm = number + 1, step.lr, total.grad_norm + step.grad_norm
+        return total
+
+    def _log_probs(self, plan: Plan, examples: list[Example], temperature: float) -> list[LogProbs]:
+        import torch
+
+        found: dict[int, LogProbs] = {}
+        with torch.no_grad():
+            for rows in plan.micro_batches:
+                batch = self._padded(examples, rows)
+                found |= zip(rows, batch.rows(self._forward(batch, temperature)[0]), strict=False)
+        return [found[row] for row in range(len(examples))]
+
+    def _step(
+        self,
+        plan: Plan,
+        examples: list[Example],
+        temperature: float,
+        loss: Callable[[Padded, torch.Tensor, list[int]], LossTerms],
+    ) -> Statistics:
+        """Forward and backward of every micro-batch of the plan, then the optimizer step."""
+        statistics = Statistics(steps=1)
+        for number, rows in enumerate(plan.micro_batches):
+            batch = self._padded(examples, rows)
+            self._engine.set_gradient_accumulation_boundary(number == len(plan.micro_batches) - 1)
+            log_probs, entropy = self._forward(batch, temperature)
+            if not rows:  # this rank has run out of samples; it still takes part in the others' gathers
+                self._engine.backward(log_probs.sum() * 0.0)
+                continue
+            terms = loss(batch, log_probs, rows)
+            self._engine.backward(terms.loss)
+            self._count(statistics, terms, batch, log_probs.detach(), entropy, plan.totals)
+        self._engine.step()
+        statistics.grad_norm = float(self._engine.get_global_grad_norm() or 0.0)
+        statistics.lr = float(self._engine.get_lr()[0])
+        return statistics
+
+    def _count(
+        self,
+        statistics: Statistics,
+        terms: LossTerms,
+        batch: Padded,
+        log_probs: torch.Tensor,
+        entropy: torch.Tensor,
+        totals: Totals,
+    ) -> None:
+        statistics.tokens += float(batch.mask.sum())
+        statistics.loss += float(terms.loss.detach()) / totals.ranks
+        statistics.clipped += terms.clipped
+        statistics.kl += terms.kl
+        statistics.entropy += float((entropy * batch.mask).sum())
+        rollout = batch.optional("rollout_log_probs")
+        if rollout is not None:
+            difference = ((log_probs - rollout) * batch.mask).abs()
+            statistics.mismatch += float(difference.sum())
+            statistics.mismatch_max = max(statistics.mismatch_max, float(difference.max()))
+
+    def _padded(self, examples: list[Example], rows: list[int]) -> Padded:
+        chosen = [examples[row] for row in rows] or [Example(np.zeros(2, np.int32), prompt_length=1)]
+        return Padded(chosen, self._pad, self._engine.device)
+
+    def _forward(self, batch: Padded, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self._engine(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False).logits
+        return completion_log_probs(logits, batch.targets, temperature)
+
+    def save(self, folder: Path, tokenizer_from: Path) -> None:
+        """Write the model in Hugging Face format with its tokenizer; the folder appears when it is complete."""
+        import deepspeed
+        from huggingface_hub import save_torch_state_dict
+
+        state = {}
+        for name, parameter in self._engine.module.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter]):
+                if self._rank == 0:
+                    state[name] = parameter.detach().cpu().clone()
+        if self._rank != 0:
+            return
+        beside = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        save_torch_state_dict(state, beside, metadata={"format": "pt"})
+        module = self._engine.module
+        module.config.save_pretrained(beside)
+        if module.can_generate():
+            module.generation_config.save_pretrained(beside)
+        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
+            if (tokenizer_from / name).exists():
+                shutil.copy(tokenizer_from / name, beside / name)
+        shutil.rmtree(folder, ignore_errors=True)
+        beside.rename(folder)
+
+
+PolicyRank = ray.remote(_PolicyRank)
+
+
+def _example(group: RolloutGroup, sample: int, references: list[LogProbs] | None, advantage: float) -> Example:
+    rollout = group.rollouts[sample]
+    return Example(
+        ids=np.concatenate([group.prompt.ids, rollout.ids]),
+        prompt_length=len(group.prompt.ids),
+        advantage=advantage,
+        rollout_log_probs=rollout.log_probs,
+        reference_log_probs=references[sample] if references else None,
+    )
