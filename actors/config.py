@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 
 class Settings(BaseModel):
@@ -22,6 +22,12 @@ class EmbeddedModelConfig(Settings):
     heads: PositiveInt = 4
     context: PositiveInt = 4096
     tied: bool = True
+
+    @model_validator(mode="after")
+    def _head_size(self) -> EmbeddedModelConfig:
+        if self.hidden % (32 * self.heads):
+            raise ValueError(f"hidden={self.hidden} must be a multiple of 32 * heads={32 * self.heads}")
+        return self
 
 
 class PlacementConfig(Settings):

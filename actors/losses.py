@@ -66,7 +66,8 @@ def grpo_loss(
 
     All tensors are [sequences, completion length]; `advantages` is [sequences, 1]; `mask` is 1 on completion
     tokens. `reference_log_probs` is None exactly where `kl_coef` is 0. The KL term is aggregated as the policy
-    loss is, and its gradient flows through the estimator (as in TRL and verl). DeepSpeed averages gradients over
+    loss is, and its gradient flows through the estimator (as in verl, and in TRL with `use_bias_correction_kl` off);
+    OpenRLHF clamps the estimate at 10. DeepSpeed averages gradients over
     ranks, so each term is scaled by their number: 1 rank and N ranks give the same update.
     """
     openrlhf = _openrlhf()

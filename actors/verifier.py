@@ -21,8 +21,8 @@ from evals.verdicts import Gold, Judgement, Verdict
 Reward = Callable[[Verdict, Gold], float]
 
 
-class TimeLimitError(Exception):
-    """An item took longer than the verifier's time limit."""
+class TimeLimitError(BaseException):
+    """An item took longer than the verifier's time limit. No `except Exception` in a rule can swallow it."""
 
 
 def load_reward(path: str) -> Reward:
@@ -118,13 +118,13 @@ Verifier = ray.remote(_Verifier)
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeLimitError in the main thread, where Ray runs an actor's methods, once `seconds` have passed."""
+    """Raise TimeLimitError in the main thread, where Ray runs an actor's methods, every `seconds` until it ends."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise TimeLimitError
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
     try:
         yield
     finally:

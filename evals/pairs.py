@@ -113,14 +113,14 @@ def load_pairs(path: str | Path) -> list[Pair]:
 
 
 def save_pairs(path: Path, pairs: Iterable[Pair]) -> None:
-    """Write pairs as JSON lines that `load_pairs` reads back."""
+    """Write pairs as JSON lines that `load_pairs` reads back; `meta` is left out."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(_row(pair), ensure_ascii=False) + "\n" for pair in pairs), encoding="utf-8")
 
 
 def _row(pair: Pair) -> dict[str, Any]:
     names = ("id", "messages", "response_a", "response_b", "gold", "source", "subset")
-    return {name: getattr(pair, name) for name in names} | dict(pair.meta)
+    return {name: getattr(pair, name) for name in names}
 
 
 def _rows(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -185,7 +185,16 @@ def _response(row: dict[str, Any], name: str, id_: str) -> str:
         raise _RowError(f"item {id_!r}: field {name!r} must be text, not {type(value).__name__}")
     if not value.strip():
         raise _RowError(f"item {id_!r}: field {name!r} is an empty response")
-    return value
+    return _encodable(value, name, id_)
+
+
+def _encodable(text: str, name: str, id_: str) -> str:
+    """The text, which must not hold half of a surrogate pair, as a cut-off emoji leaves it: no tokenizer takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _RowError(f"item {id_!r}: field {name!r} holds half a character at position {error.start}") from error
+    return text
 
 
 def _conversation(row: dict[str, Any], convention: _Convention, id_: str) -> tuple[Message, ...]:
@@ -202,7 +211,7 @@ def _conversation(row: dict[str, Any], convention: _Convention, id_: str) -> tup
             raise _RowError(f"item {id_!r}: field {name!r}: a message needs 'role' and 'content' as text")
     if not any(message["content"].strip() for message in value):
         raise _RowError(f"item {id_!r}: field {name!r} is empty")
-    return tuple(Message(role=message["role"], content=message["content"]) for message in value)
+    return tuple(Message(role=message["role"], content=_encodable(message["content"], name, id_)) for message in value)
 
 
 def _gold(row: dict[str, Any], convention: _Convention, id_: str) -> Gold:

@@ -69,28 +69,24 @@ class PromptFormat:
 
 _CLOSE_THINK = re.compile(r"<\s*/\s*think\s*>", re.IGNORECASE)
 _OPEN_THINK = re.compile(r"<\s*think\s*>", re.IGNORECASE)
-_EVIDENCE = re.compile(r"<\s*((?:quote|summary)_[AB])\s*>(.*?)<\s*/\s*\1\s*>", re.IGNORECASE | re.DOTALL)
+# Evidence that is cut off runs to the end of the text.
+_EVIDENCE = re.compile(r"<\s*((?:quote|summary)_[AB])\s*>(.*?)(?:<\s*/\s*\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
 _ANSWER = re.compile(r"<\s*answer\s*>([^<]*)", re.IGNORECASE)
 _RULING = re.compile(r"\[\[(.*?)\]\]", re.DOTALL)
 _LETTER: dict[str, Verdict] = {"A": "a", "B": "b"}
 
 
-def _after_thinking(text: str) -> str | None:
-    """What follows the judge's thinking; None while it has not finished thinking."""
-    rest = _CLOSE_THINK.split(text)[-1]
-    return None if _OPEN_THINK.search(rest) else rest
-
-
 def _shown_verdict(text: str) -> Verdict:
     """The ruling on the candidates as shown: every answer must hold exactly one, and all must agree.
 
-    What the judge quotes from a candidate is set aside first: it is the candidate's text, not the judge's.
+    What the judge quotes from a candidate is set aside first: it is the candidate's text, not the judge's. A judge
+    that has not finished thinking has not ruled.
     """
-    spoken = _after_thinking(text)
-    if spoken is None:
+    spoken = _EVIDENCE.sub("", _CLOSE_THINK.split(text)[-1])
+    if _OPEN_THINK.search(spoken):
         return None
     rulings = set()
-    for answer in _ANSWER.findall(_EVIDENCE.sub("", spoken)):
+    for answer in _ANSWER.findall(spoken):
         inside = {ruling.strip() for ruling in _RULING.findall(answer)}
         rulings.add(inside.pop() if len(inside) == 1 else "")
     return _LETTER.get(rulings.pop()) if len(rulings) == 1 else None

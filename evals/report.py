@@ -29,7 +29,7 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 STAGES = {"distill": "Distilled", "start": "Start", "grpo": "After GRPO"}
 LETTERS = {"a": "A", "b": "B", "tie": "tie", None: "none"}
 
-PHASES = ("distill", "evaluate", "rollout", "reference", "update", "sync", "other")
+PHASES = ("distill", "start", "evaluate", "rollout", "reference", "update", "sync", "other")
 MODES = ("sampled", "greedy")
 
 OUTCOMES = {

@@ -63,12 +63,17 @@ def read_judgements(path: Path) -> Iterator[Judgement]:
     Raises ValueError naming file, line and field where a line cannot be read.
     """
     names = {field.name for field in fields(Judgement)}
-    with path.open(encoding="utf-8") as file:
+    allowed = {"order": ORDERS, "verdict": ("a", "b", "tie", None), "gold": ("a", "b", "tie", None)}
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                row = json.loads(line)
-                yield Judgement(**{name: row[name] for name in names})
-            except (json.JSONDecodeError, TypeError) as error:
+                row = json.loads(line.decode())
+                judgement = Judgement(**{name: row[name] for name in names})
+            except (UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
                 raise ValueError(f"{path}, line {number}: not a judgement ({error})") from error
             except KeyError as error:
                 raise ValueError(f"{path}, line {number}: field {error} is missing") from error
+            for name, values in allowed.items():
+                if (value := getattr(judgement, name)) not in values:
+                    raise ValueError(f"{path}, line {number}: field {name!r} is {value!r}, not one of {values}")
+            yield judgement

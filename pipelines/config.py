@@ -13,8 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, PositiveInt, ValidationError, model_validator
-from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from actors.config import (
     EmbeddedModelConfig,
@@ -29,6 +35,7 @@ from actors.config import (
     VerifierConfig,
     WeightsConfig,
 )
+from evals.prompts import FORMATS
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -39,8 +46,15 @@ class DataConfig(Settings):
     train: Path | None = Field(None, description="JSON lines of labelled pairs; empty: the embedded synthetic task")
     heldout: Path | None = Field(None, description="pairs to evaluate on; empty: split off `train` by question")
     heldout_share: float = Field(0.2, gt=0, lt=1, description="share of questions split off where no file is named")
-    format: str = Field("compact", description="prompt format: compact, rm_r1")
+    format: str = Field("compact", description=f"prompt format: {', '.join(FORMATS)}")
     both_orders: bool = Field(True, description="judge every pair in both orders within one batch")
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in FORMATS:
+            raise ValueError(f"unknown prompt format; known are {', '.join(FORMATS)}")
+        return name
 
 
 class DistillConfig(Settings):
@@ -48,7 +62,9 @@ class DistillConfig(Settings):
 
     steps: PositiveInt = 400
     batch: PositiveInt = Field(64, description="traces an optimizer step")
-    slip_rate: float = Field(0.25, ge=0, le=1, description="share of traces whose reasoning takes one wrong step")
+    slip_rate: float = Field(
+        0.25, ge=0, le=1, description="how often a trace's reasoning takes a wrong step; 3 times that in the blind spot"
+    )
     optimizer: OptimizerConfig = OptimizerConfig(lr=2e-3, warmup_steps=50, schedule="cosine")
 
 
@@ -97,8 +113,8 @@ class RunConfig(BaseSettings):
         if self.weights.transfer != fitting:
             raise ValueError(
                 f"weights.transfer must be {fitting} with placement.device={self.placement.device} and "
-                f"placement.colocate={self.placement.colocate}, not {self.weights.transfer}: NCCL cannot join two ranks "
-                "on one GPU, CUDA handles cannot leave it, and shared memory is for CPU"
+                f"placement.colocate={self.placement.colocate}, not {self.weights.transfer}: NCCL cannot join two "
+                "ranks on one GPU, CUDA handles cannot leave it, and shared memory is for CPU"
             )
         if self.rollout.samples < 2:
             raise ValueError("rollout.samples must be at least 2: a group of one has no advantage")
@@ -127,6 +143,7 @@ def load(argv: Sequence[str], description: str) -> tuple[RunConfig, argparse.Nam
     """
     parser = argparse.ArgumentParser(
         description=description,
+        allow_abbrev=False,
         usage="%(prog)s [--config FILE] [--run-dir FOLDER] [--steps N] [--seed N] [--dry-run] [--part.key VALUE ...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -145,7 +162,9 @@ def load(argv: Sequence[str], description: str) -> tuple[RunConfig, argparse.Nam
         ]
         head = f"error: the configuration ({arguments.config} and flags) is not valid:"
         parser.exit(2, "\n  ".join([head, *problems]) + "\n")
-    except (OSError, yaml.YAMLError, TypeError) as error:
+    except SettingsError as error:
+        parser.exit(2, f"error: a flag cannot be read: {error}\n")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
         parser.exit(2, f"error: cannot read {arguments.config}: {error}\n")
 
 

@@ -1,8 +1,9 @@
 """Distillation: supervised fine-tuning of the policy on an oracle's chain-of-rubrics traces.
 
-The traces come from the embedded oracle, which errs at a stated rate (`distill.slip_rate`). The student is a model
-made on the spot, or any Hugging Face folder (`--base`). Training runs on the same ZeRO-3 policy actors as GRPO,
-with the loss on the completion only, and leaves `distill/` in the run directory, in Hugging Face format.
+The traces come from the embedded oracle, which errs at a stated rate (`distill.slip_rate`); for pairs of your own
+they are made from the labels and teach the form of a judgement alone. The student is a model made on the spot, or any
+Hugging Face folder (`--base`). Training runs on the same ZeRO-3 policy actors as GRPO, with the loss on the completion
+only, and leaves `distill/` in the run directory, in Hugging Face format.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ import ray
 from rich.progress import TaskID
 
 from actors.embedded import make_embedded_model
-from evals.synthetic import SyntheticTask
 from pipelines.config import RunConfig, load
+from pipelines.evaluate import fitting
 from pipelines.graph import policy_alone
-from pipelines.run import Run
+from pipelines.run import Run, readable_errors
+from pipelines.stream import Data
 
 _RECIPE = "recipe.json"
 
 
-def distilled_model(config: RunConfig, run: Run) -> Path:
+def distilled_model(config: RunConfig, run: Run, data: Data) -> Path:
     """The folder of the distilled model: the one of an earlier run with the same recipe, or a new one."""
     folder = run.folder / "distill"
     recipe = _recipe(config)
@@ -33,16 +35,17 @@ def distilled_model(config: RunConfig, run: Run) -> Path:
         run.say(f"distilled      {folder} (as before)")
         return folder
     with run.clock("distill"):
-        distill(config, run, folder)
+        distill(config, run, data, folder)
     (folder / _RECIPE).write_text(json.dumps(recipe, indent=2))
     return folder
 
 
-def distill(config: RunConfig, run: Run, folder: Path) -> None:
+def distill(config: RunConfig, run: Run, data: Data, folder: Path) -> None:
     """Fine-tune the base model on traces, as many optimizer steps as configured, and save it to `folder`."""
     base = config.base or _embedded(config, run)
-    traces = SyntheticTask(config.seed).traces(config.distill.slip_rate)
     with policy_alone(config, base, config.distill.steps) as (policy, encoder):
+        data, _ = fitting(data, encoder, config)
+        traces = data.traces(config.distill.slip_rate)
 
         def batch() -> list[ray.ObjectRef]:
             return encoder.examples.options(num_returns=2).remote(list(itertools.islice(traces, config.distill.batch)))
@@ -68,8 +71,8 @@ def _embedded(config: RunConfig, run: Run) -> Path:
 
 def _recipe(config: RunConfig) -> dict[str, object]:
     """What the distilled model follows from, and the hash by which it is recognised."""
-    parts = config.model_dump(mode="json", include={"seed", "base", "embedded", "distill"})
-    parts |= {"format": config.data.format, "dtype": config.policy.dtype, "ranks": config.policy.ranks}
+    parts = config.model_dump(mode="json", include={"seed", "base", "embedded", "distill", "data"})
+    parts |= {"dtype": config.policy.dtype, "ranks": config.policy.ranks, "room": config.rollout.max_model_len}
     return parts | {"hash": hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}
 
 
@@ -79,8 +82,10 @@ def main() -> None:
     if arguments.dry_run:
         print(json.dumps(_recipe(config), indent=2))
         return
-    with Run.open(config) as run:
-        run.say(f"distilled      {distilled_model(config, run)}")
+    with readable_errors():
+        data = Data.load(config.data, config.seed, config.evaluation.pairs)
+        with Run.open(config) as run:
+            run.say(f"distilled      {distilled_model(config, run, data)}")
 
 
 if __name__ == "__main__":

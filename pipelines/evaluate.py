@@ -63,21 +63,24 @@ def evaluate(
     }
 
 
-def fitting(data: Data, encoder: ActorHandle, config: RunConfig, run: Run) -> tuple[Data, int]:
-    """Drop the pairs whose prompt does not fit the engine in some order; returns the rest and how many went."""
+def fitting(data: Data, encoder: ActorHandle, config: RunConfig) -> tuple[Data, int]:
+    """The data without pairs whose prompt, in either order, does not fit the engine; and how many those are."""
     pairs = [*(data.train or []), *data.heldout]
-    room = config.rollout.max_model_len - config.rollout.max_new_tokens
     lengths = ray.get(encoder.longest_prompts.remote(pairs))
-    kept = data.keep({pair.id for pair, length in zip(pairs, lengths, strict=True) if length <= room})
-    dropped = sum(length > room for length in lengths)
-    train = "without end" if kept.train is None else f"{len(kept.train)} pairs"
-    run.say(f"data           {data.source}: train {train}, held out {len(kept.heldout)} pairs")
-    if dropped:
-        run.say(
-            f"too long       {dropped} of {len(pairs)} pairs left out: their prompts are over {room} tokens, "
-            f"the longest has {max(lengths)}"
-        )
-    return kept, dropped
+    room = config.rollout.max_model_len - config.rollout.max_new_tokens
+    fits = {pair.id for pair, length in zip(pairs, lengths, strict=True) if length <= room}
+    return data.keep(fits), len(pairs) - len(fits)
+
+
+def describe(data: Data, too_long: int, config: RunConfig, run: Run) -> dict[str, object]:
+    """Say what is judged and what was left out; returns the same for the summary."""
+    train = None if data.train is None else len(data.train)
+    supply = "without end" if train is None else f"{train} pairs"
+    run.say(f"data           {data.source}: train {supply}, held out {len(data.heldout)} pairs")
+    if too_long:
+        room = config.rollout.max_model_len - config.rollout.max_new_tokens
+        run.say(f"too long       {too_long} pairs left out, whose prompts are over {room} tokens")
+    return {"source": data.source, "train_pairs": train, "heldout_pairs": len(data.heldout), "too_long": too_long}
 
 
 def main() -> None:
@@ -98,11 +101,10 @@ def main() -> None:
         verifier = Verifier.remote(folder, format_, data.source, Path(folder).name, config.verifier)
         pool = RolloutPool.start(placement, folder, format_, config.policy, config.rollout, config.weights)
         pool.wait()
-        data, too_long = fitting(data, encoder, config, run)
+        data, too_long = fitting(data, encoder, config)
+        described = describe(data, too_long, config, run)
         scores = evaluate(pool, verifier, data.heldout, config, run, Path(folder).name)
-        run.write_json(
-            "summary.json", scores | {"model": folder, "data": {"source": data.source, "too_long": too_long}}
-        )
+        run.write_json("summary.json", scores | {"model": folder, "data": described})
         run.say(json.dumps(scores, indent=2))
 
 

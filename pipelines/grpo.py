@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from actors.judge import JudgeCard
 from rich.progress import TaskID
 
 from actors.config import RolloutConfig
+from actors.judge import JudgeCard
 from actors.losses import group_advantages
 from actors.placement import plan
 from actors.records import GroupScore
 from actors.rollout import Sampling, Task
 from pipelines.config import RunConfig, as_yaml, load
 from pipelines.distill import distilled_model
-from pipelines.evaluate import evaluate, fitting
+from pipelines.evaluate import describe, evaluate, fitting
 from pipelines.graph import Graph, service_graph
 from pipelines.metrics import HEADER, step_line, step_metrics
 from pipelines.run import Clock, Run, readable_errors
@@ -58,7 +58,8 @@ def train(config: RunConfig, run: Run, data: Data, model: Path) -> None:
     """Train `model`; leave the judge, its scores before and after, and the report in the run's folder."""
     before = "start" if config.model else "distill"
     with service_graph(config, run, model, data.source) as graph:
-        data, too_long = fitting(data, graph.encoder, config, run)
+        data, too_long = fitting(data, graph.encoder, config)
+        described = describe(data, too_long, config, run)
         graph.policy.sync(graph.pool, graph.probe, config.weights.probe_tolerance)
         summary = {before: evaluate(graph.pool, graph.verifier, data.heldout, config, run, before)}
         tasks = data.tasks(config.data.both_orders)
@@ -72,7 +73,7 @@ def train(config: RunConfig, run: Run, data: Data, model: Path) -> None:
         summary["grpo"] = evaluate(graph.pool, graph.verifier, data.heldout, config, run, "grpo")
         graph.policy.save(run.folder / "judge")
     judge_card(config, graph.policy.version).write(run.folder / "judge")
-    run.finish(summary, data={"source": data.source, "heldout_pairs": len(data.heldout), "too_long": too_long})
+    run.finish(summary, described)
 
 
 def grpo_step(graph: Graph, tasks: Iterator[Task], config: RunConfig, run: Run, step: int) -> dict[str, Any]:
@@ -179,7 +180,7 @@ def main() -> None:
     with readable_errors():
         data = Data.load(config.data, config.seed, config.evaluation.pairs)
         with Run.open(config) as run:
-            train(config, run, data, config.model or distilled_model(config, run))
+            train(config, run, data, config.model or distilled_model(config, run, data))
 
 
 if __name__ == "__main__":

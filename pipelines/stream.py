@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from actors.rollout import Task
 from evals.pairs import Pair, load_pairs
 from evals.synthetic import SyntheticTask
-from evals.verdicts import ORDERS
+from evals.traces import label_trace
+from evals.verdicts import ORDERS, Order
 from pipelines.config import DataConfig
 
 
@@ -69,6 +70,16 @@ class Data:
             drawn = random.Random(f"{self.seed}/order/{pair.id}").choice(ORDERS)
             for order in ORDERS if both_orders else (drawn,):
                 yield Task(next(number), pair, order)
+
+    def traces(self, slip_rate: float) -> Iterator[tuple[Pair, Order, str]]:
+        """Traces to distil, without end: the oracle's on the synthetic task, else such as the labels alone give."""
+        if self.train is None:
+            yield from SyntheticTask(self.seed).traces(slip_rate)
+            return
+        rng = random.Random(f"{self.seed}/traces")
+        for pair in self._pairs():
+            order = rng.choice(ORDERS)
+            yield pair, order, label_trace(pair, order, rng, slip_rate)
 
     def _pairs(self) -> Iterator[Pair]:
         if self.train is None:

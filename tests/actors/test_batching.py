@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.batching import Padded, micro_batches, split_over_ranks
@@ -15,6 +15,7 @@ lengths = st.lists(st.integers(1, 300), max_size=40)
 
 
 @given(lengths, st.integers(1, 5))
+@settings(deadline=None)
 def test_ranks_share_the_examples_evenly_by_tokens(found: list[int], ranks: int) -> None:
     split = split_over_ranks(found, ranks)
     loads = [sum(found[i] for i in rank) for rank in split]
@@ -33,6 +34,7 @@ def test_ranks_balance_tokens_and_not_examples() -> None:
 
 
 @given(lengths, st.integers(1, 600))
+@settings(deadline=None)
 def test_micro_batches_keep_to_the_budget_and_lose_nothing(found: list[int], budget: int) -> None:
     batches = micro_batches(found, budget)
 
@@ -44,6 +46,7 @@ def test_micro_batches_keep_to_the_budget_and_lose_nothing(found: list[int], bud
 
 
 @given(lengths, st.integers(1, 600))
+@settings(deadline=None)
 def test_no_micro_batch_could_have_taken_the_next_example(found: list[int], budget: int) -> None:
     batches = micro_batches(found, budget)
 
@@ -94,6 +97,7 @@ def test_values_that_one_example_lacks_are_none() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 8), st.integers(1, 8)), min_size=1, max_size=5), st.integers(0, 2**31))
+@settings(deadline=None)
 def test_every_completion_is_found_again(shapes: list[tuple[int, int]], seed: int) -> None:
     rng = np.random.default_rng(seed)
     examples = [Example(rng.integers(1, 99, p + c).astype(np.int32), p) for p, c in shapes]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.config import LossConfig
@@ -49,6 +49,7 @@ rewards = st.lists(st.floats(-10, 10, width=32), min_size=2, max_size=32).filter
 
 
 @given(rewards, st.floats(-100, 100, width=32))
+@settings(deadline=None)
 def test_advantages_sum_to_zero_follow_torch_and_ignore_a_shift(values: list[float], shift: float) -> None:
     found = group_advantages(values, LossConfig())
     exact = torch.tensor(values, dtype=torch.float64)

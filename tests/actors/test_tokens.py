@@ -66,7 +66,7 @@ def without_control_tokens(encoder: PromptEncoder, text: str) -> bool:
 
 
 @given(contents=st.lists(st.text(), min_size=1, max_size=4))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_harmless_text_is_encoded_as_transformers_does(encoder: PromptEncoder, contents: list[str]) -> None:
     messages = conversation(*contents)
     assume(all(without_control_tokens(encoder, content) for content in contents))
@@ -91,7 +91,7 @@ def test_the_oracle_would_notice_hostile_text(encoder: PromptEncoder) -> None:
         st.lists(st.sampled_from(HOSTILE + TAGS) | st.text(max_size=5), min_size=1).map("".join), min_size=1, max_size=3
     )
 )
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_no_text_in_a_message_acts_as_a_control_token(encoder: PromptEncoder, contents: list[str]) -> None:
     hostile = encoder.encode_prompt(conversation(*contents)).tolist()
     benign = encoder.encode_prompt(conversation(*("x" for _ in contents))).tolist()
@@ -112,7 +112,7 @@ def test_hostile_text_comes_back_from_its_ids(encoder: PromptEncoder, text: str)
 
 
 @given(text=st.text())
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_any_text_comes_back_from_its_ids_but_for_unicode_composition(encoder: PromptEncoder, text: str) -> None:
     """Qwen2's tokenizer brings text into Unicode form C; nothing else may be lost."""
     prompt = encoder.tokenizer.decode(encoder.encode_prompt(conversation(text)).tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -177,8 +178,15 @@ def test_a_rule_that_never_comes_back_scores_minus_one(
 def test_the_time_limit_is_over_when_the_item_is(
     make_verifier: Callable[..., _Verifier], encoder: PromptEncoder
 ) -> None:
-    make_verifier(time_limit_s=0.1).score(group(encoder, "ab", "a", FIRST))
-    time.sleep(0.3)  # a timer left running would end this process
+    alarms: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda signum, _: alarms.append(signum))
+    try:
+        make_verifier(time_limit_s=0.1).score(group(encoder, "ab", "a", FIRST))
+        time.sleep(0.3)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+    assert not alarms
 
 
 def test_a_mistake_in_the_rule_is_not_swallowed(

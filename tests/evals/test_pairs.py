@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.pairs import MAX_PROBLEMS, Message, Pair, PairFileError, load_pairs, save_pairs
@@ -183,6 +183,7 @@ pairs = st.builds(
 
 
 @given(st.lists(pairs, min_size=1, max_size=4, unique_by=lambda pair: pair.id))
+@settings(deadline=None)
 def test_saved_pairs_load_as_they_were(tmp_path_factory: pytest.TempPathFactory, made: list[Pair]) -> None:
     path = tmp_path_factory.getbasetemp() / "round-trip" / "pairs.jsonl"
     save_pairs(path, made)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.verdicts import ORDERS, Judgement, Order, Verdict, from_shown, read_judgements, swap
@@ -48,6 +48,7 @@ judgements = st.builds(
 
 
 @given(st.lists(judgements, max_size=4))
+@settings(deadline=None)
 def test_written_judgements_are_read_as_they_were(
     tmp_path_factory: pytest.TempPathFactory, made: list[Judgement]
 ) -> None:

@@ -100,6 +100,8 @@ def test_every_preset_is_valid(path: Path) -> None:
         (["--distill.slip_rate=1.5"], ["distill.slip_rate", "1.5"]),
         (["--steps=abc", "--policy.ranks=0"], ["steps", "policy.ranks"]),
         (["--weights.transfer=nccl"], ["weights.transfer", "placement.device"]),
+        (["--placement.device=gpu"], ["weights.transfer", "placement.device"]),
+        (["--placement.device=gpu", "--weights.transfer=nccl"], ["weights.transfer", "placement.colocate"]),
         (["--rollout.samples=1"], ["rollout.samples"]),
         (["--rollout.max-new-tokens=2048"], ["rollout.max_new_tokens", "rollout.max_model_len"]),
     ],
@@ -150,10 +152,11 @@ def test_a_missing_preset_ends_with_status_2(tmp_path: Path, capsys: pytest.Capt
     assert "nowhere.yaml" in capsys.readouterr().err
 
 
-def test_a_bad_combination_is_mended_by_its_other_half() -> None:
-    config = resolved("--weights.transfer=nccl", "--placement.device=gpu")
+@pytest.mark.parametrize(("transfer", "colocate"), [("ipc", "true"), ("nccl", "false")])
+def test_each_way_to_move_weights_has_its_placement(transfer: str, colocate: str) -> None:
+    config = resolved(f"--weights.transfer={transfer}", "--placement.device=gpu", f"--placement.colocate={colocate}")
 
-    assert config.weights.transfer == "nccl"
+    assert config.weights.transfer == transfer
 
 
 def test_a_configuration_written_as_yaml_is_read_back(tmp_path: Path, preset: Path) -> None:

@@ -104,7 +104,7 @@ def test_real_pairs_are_rewarded_against_the_files_labels(quick: Path, tmp_path:
     assert set(map(frozenset, orders.values())) == {frozenset({"ab", "ba"})}
     summary = json.loads((tmp_path / "gsm8k" / "summary.json").read_text())
     assert summary["data"]["too_long"] > 0, "with so little room some prompts do not fit, and that is counted"
-    assert f"too long       {summary['data']['too_long']} of" in run.stdout
+    assert f"too long       {summary['data']['too_long']} pairs" in run.stdout
     held_out = {row["pair_id"] for row in rows(tmp_path / "gsm8k" / "eval" / "grpo-greedy.jsonl")}
     assert not held_out & orders.keys()
 
