@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from evals.pairs import Message, Pair, save_pairs
 from evals.report import Shown, choose_examples, headline, subset_accuracy, write_report
 from evals.verdicts import Gold, Judgement, Order, Verdict
 
@@ -93,10 +94,11 @@ def make_run(path: Path, steps: int = 40, start: str = "distill") -> Path:
     write_lines(path / "summary.json", [json.dumps(summary)])
     write_lines(path / "metrics.jsonl", [json.dumps(metrics(step)) for step in range(1, steps + 1)])
     write_lines(path / "config.yaml", ["seed: 17", f"note: {HOSTILE}"])
-    shown = {"question": f"Greet me. {HOSTILE}", "first": HOSTILE, "second": "hello"}
+    asked = (Message(role="user", content=f"Greet me. {HOSTILE}"),)
+    save_pairs(path / "eval" / "pairs.jsonl", [Pair(f"p{i}", asked, "hello", HOSTILE, "a") for i in range(3)])
     for stage, verdicts in ((start, "bab"), ("grpo", "aab")):
         judged = [judgement(f"p{i}", ("chat", "math", "math")[i], "a", "ba", v) for i, v in enumerate(verdicts)]  # type: ignore[arg-type]
-        write_lines(path / "eval" / f"{stage}-greedy.jsonl", [one.to_json(**shown) for one in judged])
+        write_lines(path / "eval" / f"{stage}-greedy.jsonl", [one.to_json() for one in judged])
     return path
 
 
