@@ -7,7 +7,6 @@ of its own, the engines one each (so that a pool can shrink), and reference and 
 
 from __future__ import annotations
 
-import os
 import secrets
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,9 +112,8 @@ class Placement:
         if config.tensor_parallel == 1:
             environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine lives in the actor's own process
         if self.config.device == "cpu":
-            # Two engines on "auto" would bind the same core.
-            environment["VLLM_CPU_OMP_THREADS_BIND"] = _cores(index, config.threads)
-            environment["OMP_NUM_THREADS"] = str(config.threads)
+            # On "auto", vLLM's worker processes of two engines would bind the same cores.
+            environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(config.threads)}
         return self._options(f"engine-{index}", index, _SHARE, environment)
 
     def reference(self, threads: int) -> dict[str, Any]:
@@ -139,12 +137,6 @@ class Placement:
         strategy = PlacementGroupSchedulingStrategy(placed, placement_group_bundle_index=bundle)
         environment = {"TOKENIZERS_PARALLELISM": "false", **env}
         return options | {"scheduling_strategy": strategy, "runtime_env": {"env_vars": environment}}
-
-
-def _cores(index: int, threads: int) -> str:
-    """The cores of engine `index`: consecutive ones of those that this process may use, round and round."""
-    allowed = sorted(os.sched_getaffinity(0))
-    return ",".join(str(allowed[(index * threads + i) % len(allowed)]) for i in range(threads))
 
 
 def _amounts(bundle: Bundle) -> str:

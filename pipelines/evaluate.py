@@ -24,7 +24,7 @@ from evals.pairs import Pair, save_pairs
 from evals.scores import score
 from evals.verdicts import ORDERS, read_judgements
 from pipelines.config import RunConfig, load
-from pipelines.run import Run
+from pipelines.run import Run, hugging_face_folder, readable_errors
 from pipelines.stream import Data
 
 
@@ -83,6 +83,23 @@ def describe(data: Data, too_long: int, config: RunConfig, run: Run) -> dict[str
     return {"source": data.source, "train_pairs": train, "heldout_pairs": len(data.heldout), "too_long": too_long}
 
 
+def judge(config: RunConfig, model: Path, data: Data) -> None:
+    """Evaluate one model; everything goes to `evaluation/` in the run directory."""
+    config = config.model_copy(update={"run_dir": config.run_dir / "evaluation"})
+    with Run.open(config) as run:
+        placement = Placement.reserve(config.placement, rollout_plan(config.placement, config.rollout))
+        folder, format_ = str(model), config.data.format
+        encoder = Encoder.options(num_cpus=0).remote(folder, format_)
+        verifier = Verifier.options(num_cpus=0).remote(folder, format_, data.source, model.name, config.verifier)
+        pool = RolloutPool.start(placement, folder, format_, config.policy, config.rollout, config.weights)
+        pool.wait()
+        data, too_long = fitting(data, encoder, config)
+        described = describe(data, too_long, config, run)
+        scores = evaluate(pool, verifier, data.heldout, config, run, model.name)
+        run.write_json("summary.json", scores | {"model": folder, "data": described})
+        run.say(json.dumps(scores, indent=2))
+
+
 def main() -> None:
     """Command line."""
     config, arguments = load(sys.argv[1:], __doc__)
@@ -90,22 +107,8 @@ def main() -> None:
     if arguments.dry_run:
         print(f"model {model}; needs", *rollout_plan(config.placement, config.rollout).describe())
         return
-    if not (model / "config.json").exists():
-        sys.exit(f"error: {model} is not a Hugging Face folder; name one with --model, or train one first")
-    config = config.model_copy(update={"run_dir": config.run_dir / "evaluation"})
-    with Run.open(config) as run:
-        data = Data.load(config.data, config.seed, config.evaluation.pairs)
-        placement = Placement.reserve(config.placement, rollout_plan(config.placement, config.rollout))
-        folder, format_ = str(model.resolve()), config.data.format
-        encoder = Encoder.remote(folder, format_)
-        verifier = Verifier.remote(folder, format_, data.source, Path(folder).name, config.verifier)
-        pool = RolloutPool.start(placement, folder, format_, config.policy, config.rollout, config.weights)
-        pool.wait()
-        data, too_long = fitting(data, encoder, config)
-        described = describe(data, too_long, config, run)
-        scores = evaluate(pool, verifier, data.heldout, config, run, Path(folder).name)
-        run.write_json("summary.json", scores | {"model": folder, "data": described})
-        run.say(json.dumps(scores, indent=2))
+    with readable_errors():
+        judge(config, hugging_face_folder(model), Data.load(config.data, config.seed, config.evaluation.pairs))
 
 
 if __name__ == "__main__":

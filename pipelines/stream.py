@@ -16,6 +16,10 @@ from evals.verdicts import ORDERS, Order
 from pipelines.config import DataConfig
 
 
+class DataError(ValueError):
+    """Pairs that can be read but not trained on; the message says which setting to change."""
+
+
 @dataclass(frozen=True)
 class Data:
     """The pairs of a run. `train` is None for the synthetic task, which never runs out."""
@@ -29,7 +33,7 @@ class Data:
     def load(cls, config: DataConfig, seed: int, heldout: int) -> Data:
         """Read the configured files, or make the synthetic task's held-out pairs; at most `heldout` of them.
 
-        Pairs of one question never stand on both sides. Raises PairFileError as `load_pairs` does, and ValueError
+        Pairs of one question never stand on both sides. Raises PairFileError as `load_pairs` does, and DataError
         where a side is left empty or a pair has no gold label.
         """
         if config.train is None:
@@ -43,13 +47,13 @@ class Data:
             held = load_pairs(config.heldout)
             seen = {_question(pair) for pair in train}
             if shared := [pair.id for pair in held if _question(pair) in seen]:
-                raise ValueError(
+                raise DataError(
                     f"data.heldout={config.heldout}: {len(shared)} pairs ask a question that data.train asks too, "
                     f"first {shared[0]!r}; remove them from one of the two files"
                 )
         for name, side in (("train", train), ("heldout", held)):
             if not side:
-                raise ValueError(f"data.{name}: no pair is left; data.heldout_share is {config.heldout_share}")
+                raise DataError(f"data.{name}: no pair is left; data.heldout_share is {config.heldout_share}")
         random.Random(f"{seed}/heldout").shuffle(held)
         return cls(config.train.name, train, held[:heldout], seed)
 
@@ -57,7 +61,7 @@ class Data:
         """The same data without the pairs whose ids are not in `fits`; the synthetic task's supply is unchanged."""
         train = None if self.train is None else [pair for pair in self.train if pair.id in fits]
         if train == []:
-            raise ValueError("no training pair fits into rollout.max_model_len; raise it or lower max_new_tokens")
+            raise DataError("no training pair fits into rollout.max_model_len; raise it or lower max_new_tokens")
         return Data(self.source, train, [pair for pair in self.heldout if pair.id in fits], self.seed)
 
     def tasks(self, both_orders: bool) -> Iterator[Task]:
