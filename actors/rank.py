@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
     from ray.actor import ActorHandle
 
+_TOKENIZER_FILES = ("*token*.json", "tokenizer.model", "vocab.*", "merges.txt", "chat_template.*")
+
 Pick = tuple[int, int]
 """(index of a source, index of the sample in it)"""
 
@@ -321,9 +323,8 @@ class _PolicyRank:
         module.config.save_pretrained(beside)
         if module.can_generate():
             module.generation_config.save_pretrained(beside)
-        for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
-            if (tokenizer_from / name).exists():
-                shutil.copy(tokenizer_from / name, beside / name)
+        for file in (file for pattern in _TOKENIZER_FILES for file in tokenizer_from.glob(pattern)):
+            shutil.copy(file, beside)
         shutil.rmtree(folder, ignore_errors=True)
         beside.rename(folder)
 

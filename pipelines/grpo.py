@@ -111,13 +111,15 @@ def grpo_step(graph: Graph, tasks: Iterator[Task], config: RunConfig, run: Run, 
 def collect(graph: Graph, tasks: Iterator[Task], config: RunConfig, step: int) -> Batch:
     """Sample groups until enough of them teach something, or the refill rounds are used up.
 
-    A group's rewards are final before any of its tokens reach the loss, and the batch's order does not depend on
-    which group finished first.
+    Both orders of a pair are sampled in the same wave, so a refill may bring one group more than was missing. A
+    group's rewards are final before any of its tokens reach the loss, and the batch's order does not depend on which
+    group finished first.
     """
     kept: list[Scored] = []
     sampled: list[Scored] = []
     for round_ in range(1 + config.grpo.refill_rounds):
-        wave = list(itertools.islice(tasks, config.grpo.groups - len(kept)))
+        missing = config.grpo.groups - len(kept)
+        wave = list(itertools.islice(tasks, missing + (missing % 2 if config.data.both_orders else 0)))
         seed = (config.seed, "step", step, round_)
         pending = [
             (group, *graph.verifier.score.options(num_returns=2).remote(group))
@@ -128,7 +130,7 @@ def collect(graph: Graph, tasks: Iterator[Task], config: RunConfig, step: int) -
         scored.sort(key=lambda one: one.score.index)
         sampled += scored
         kept += [one for one in scored if not one.score.zero_variance]
-        if len(kept) == config.grpo.groups:
+        if len(kept) >= config.grpo.groups:
             break
     return Batch(kept, sampled, refills=round_)
 

@@ -73,7 +73,7 @@ def test_log_probs_are_those_of_the_distribution_that_was_sampled_from(
             ids = torch.from_numpy(np.concatenate([group.prompt.ids, one.ids]).astype(np.int64))
             with torch.no_grad():
                 logits = model(ids[None]).logits[0, len(group.prompt.ids) - 1 : -1] / 0.7
-            expected = logits.log_softmax(-1).gather(-1, torch.from_numpy(one.ids).long()[:, None])[:, 0]
+            expected = logits.log_softmax(-1).gather(-1, torch.tensor(one.ids).long()[:, None])[:, 0]
             np.testing.assert_allclose(one.log_probs, expected.numpy(), atol=1e-3)
 
 

@@ -37,9 +37,9 @@ def rows(path: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the embedded default, far too short to learn anything."""
+    """A run of the embedded default, too short to learn more than the form of a judgement."""
     folder = tmp_path_factory.mktemp("run") / "quick"
-    run = grpo(*SMALL, "--run-dir", folder, "--distill.steps", 12, "--distill.batch", 16, "--steps", 2)
+    run = grpo(*SMALL, "--run-dir", folder, "--distill.steps", 80, "--distill.batch", 32, "--steps", 2)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "vllm" not in run.stdout.lower(), "engine noise belongs into files"
     return folder
@@ -55,6 +55,7 @@ def test_a_run_leaves_everything_behind(quick: Path) -> None:
             assert len(judged) == 20
             assert set(judged.values()) == {1}
     assert summary["steps"] == 2
+    assert all(row["groups"] > 0 for row in rows(quick / "metrics.jsonl")), "every step had something to train on"
     assert summary["seed"] == 0
     assert summary["seconds"].keys() >= {"distill", "start", "evaluate", "rollout", "reference", "update", "total"}
     assert summary["versions"].keys() >= {"torch", "ray", "deepspeed", "transformers", "openrlhf"}
@@ -101,6 +102,7 @@ def test_real_pairs_are_rewarded_against_the_files_labels(quick: Path, tmp_path:
     run = grpo(
         *("--config", "pipelines/presets/gsm8k.yaml", "--data.train", source, "--model", quick / "distill"),
         *(*SMALL, "--run-dir", tmp_path / "gsm8k", "--steps", 2, "--rollout.max-model-len", 1024),
+        *("--policy.ranks", 2, "--policy.threads", 1, "--policy.persistence-threshold", 0),
     )
     assert run.returncode == 0, run.stdout + run.stderr
     labels = {row["id"]: row["label"].lower() for row in rows(source)}
@@ -169,13 +171,14 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
             probe.bind(("127.0.0.1", 0))
             return probe.getsockname()[1]
 
-    port, dashboard, client = free_port(), free_port(), free_port()
+    port, dashboard, agent, client = (free_port() for _ in range(4))
     scripts = Path(sys.executable).parent
     environment = os.environ | {"PATH": f"{scripts}:{os.environ['PATH']}"}
     environment |= {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}", "HOME": str(tmp_path)}
     environment.pop("RAY_ADDRESS", None)
     flags = {"port": port, "dashboard-port": dashboard, "ray-client-server-port": client, "num-cpus": 2}
-    flags |= {"node-ip-address": "127.0.0.1"}
+    # The agent's usual port is taken while the test session has a Ray of its own.
+    flags |= {"node-ip-address": "127.0.0.1", "dashboard-agent-listen-port": agent}
     process = subprocess.Popen(
         ["ray", "start", "--head", "--block", *(f"--{name}={value}" for name, value in flags.items())],
         env=environment,
@@ -183,11 +186,13 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    for _ in range(60):
+    for _ in range(10):  # the dashboard answers before its agent takes jobs
+        ready = subprocess.run(
+            ["ray", "job", "submit", "--", "true"], env=environment, capture_output=True, check=False
+        )
+        if ready.returncode == 0:
+            break
         time.sleep(1)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
-                break
     yield environment
     os.killpg(process.pid, signal.SIGTERM)
     process.wait(timeout=30)
