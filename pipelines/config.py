@@ -91,7 +91,7 @@ class RunConfig(BaseSettings):
 
     run_dir: Path = Field(Path("runs/quickstart"), description="where everything the run writes goes")
     seed: int = 0
-    steps: PositiveInt = Field(60, description="GRPO steps")
+    steps: PositiveInt = Field(100, description="GRPO steps")
     model: Path | None = Field(None, description="Hugging Face folder to start GRPO from; empty: distil first")
     base: Path | None = Field(None, description="Hugging Face folder to distil; empty: the embedded model")
     embedded: EmbeddedModelConfig = EmbeddedModelConfig()
