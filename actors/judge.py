@@ -24,13 +24,12 @@ from pydantic import (
     Field,
     PositiveInt,
     ValidationError,
-    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 from ray import serve
 
-from actors.config import RolloutConfig, ServeConfig, Settings
+from actors.config import FormatName, RolloutConfig, ServeConfig, Settings
 from actors.records import Ids
 from actors.rollout import engine_arguments
 from actors.tokens import PromptEncoder
@@ -42,18 +41,11 @@ from evals.verdicts import ORDERS, Order, Verdict
 class JudgeCard(Settings):
     """How a judge's folder wants to be served: `gavel.json` beside the weights, written when a judge is saved."""
 
-    format: str = Field(description="name of the prompt format that it was trained with")
+    format: FormatName = Field(description="name of the prompt format that it was trained with")
     version: int = Field(default=0, ge=0, description="weight version")
     dtype: Literal["float32", "bfloat16"] = "float32"
     max_model_len: PositiveInt = Field(default=2048, description="tokens of prompt and judgement together")
     max_new_tokens: PositiveInt = Field(default=64, description="tokens of a judgement; a longer one is cut off")
-
-    @field_validator("format")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in FORMATS:
-            raise ValueError(f"unknown prompt format {name!r}; known are {', '.join(FORMATS)}")
-        return name
 
     @model_validator(mode="after")
     def _leaves_room(self) -> JudgeCard:

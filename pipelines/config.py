@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -24,6 +24,7 @@ from pydantic_settings import (
 
 from actors.config import (
     EmbeddedModelConfig,
+    FormatName,
     LossConfig,
     OptimizerConfig,
     PlacementConfig,
@@ -46,15 +47,8 @@ class DataConfig(Settings):
     train: Path | None = Field(None, description="JSON lines of labelled pairs; empty: the embedded synthetic task")
     heldout: Path | None = Field(None, description="pairs to evaluate on; empty: split off `train` by question")
     heldout_share: float = Field(0.2, gt=0, lt=1, description="share of questions split off where no file is named")
-    format: str = Field("compact", description=f"prompt format: {', '.join(FORMATS)}")
+    format: FormatName = Field("compact", description=f"prompt format: {', '.join(FORMATS)}")
     both_orders: bool = Field(True, description="judge every pair in both orders within one batch")
-
-    @field_validator("format")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in FORMATS:
-            raise ValueError(f"unknown prompt format; known are {', '.join(FORMATS)}")
-        return name
 
 
 class DistillConfig(Settings):
