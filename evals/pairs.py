@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from evals.errors import ReadableError
 from evals.verdicts import Gold
@@ -113,6 +113,11 @@ def load_pairs(path: str | Path) -> list[Pair]:
     return pairs
 
 
+def gold_by_lot(id_: str) -> Literal["a", "b"]:
+    """Which response the better one becomes, where a row names it: drawn from the pair's id alone."""
+    return "a" if hashlib.sha256(id_.encode()).digest()[0] % 2 == 0 else "b"
+
+
 def save_pairs(path: Path, pairs: Iterable[Pair]) -> None:
     """Write pairs as JSON lines that `load_pairs` reads back; `meta` is left out."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +156,7 @@ def read_pair(row: dict[str, Any], source: str, number: int) -> Pair:
     a, b = _response(row, convention.a, id_), _response(row, convention.b, id_)
     gold: Gold
     if convention is _CHOSEN:
-        gold = "a" if hashlib.sha256(id_.encode()).digest()[0] % 2 == 0 else "b"
+        gold = gold_by_lot(id_)
         if gold == "b":
             a, b = b, a
     else:

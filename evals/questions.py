@@ -8,7 +8,6 @@ neither right nor wrong and makes no pair.
 from __future__ import annotations
 
 import ast
-import hashlib
 import math
 import random
 import re
@@ -18,7 +17,7 @@ from fractions import Fraction
 from typing import Any, Literal, get_args
 
 from evals.errors import ReadableError
-from evals.pairs import Message, Pair
+from evals.pairs import Message, Pair, gold_by_lot
 from evals.sandbox import DEFAULT_LIMITS, Limits, run_tests
 
 Kind = Literal["number", "fraction", "latex", "choice", "code"]
@@ -265,14 +264,14 @@ def paired(
         good, bad = number % len(right), (number + turn) % len(wrong)
         pair_id = f"{id}/{right[good]}-{wrong[bad]}"
         better, worse = responses[right[good]], responses[wrong[bad]]
-        a_wins = hashlib.sha256(pair_id.encode()).digest()[0] % 2 == 0
+        gold = gold_by_lot(pair_id)
         pairs.append(
             Pair(
                 id=pair_id,
                 messages=(Message(role="user", content=question),),
-                response_a=better if a_wins else worse,
-                response_b=worse if a_wins else better,
-                gold="a" if a_wins else "b",
+                response_a=better if gold == "a" else worse,
+                response_b=worse if gold == "a" else better,
+                gold=gold,
                 source=source,
                 subset=subset,
                 meta=dict(meta or {}),

@@ -12,6 +12,7 @@ from evals.evaluation import Voting
 from evals.judgements import Duplicate, Missing
 from evals.prompts import FORMATS
 from evals.verdicts import ORDERS
+from pipelines.flags import from_one
 
 
 class _Benchmark(argparse.Action):
@@ -39,12 +40,6 @@ def _option(text: str) -> tuple[str | None, str, str]:
         return (benchmark(owner).name if dot else None), rest, value
     except ScoringError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _from_one(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
 
 
 def _temperature(text: str) -> float:
@@ -82,13 +77,13 @@ def read_arguments(argv: Sequence[str], description: str) -> tuple[argparse.Name
         "--data", action=_Benchmark, metavar="SOURCE", help="its authors' files: folder, file or hub name"
     )
     what.add_argument("--subset", nargs="+", default=[], metavar="NAME", help="these subsets of --data alone")
-    what.add_argument("--limit", type=_from_one, metavar="N", help="the first N pairs alone")
+    what.add_argument("--limit", type=from_one, metavar="N", help="the first N pairs alone")
     what.add_argument("--orders", choices=("both", "drawn", *ORDERS), default="both", help="default: both")
     how = parser.add_argument_group("how it is judged")
     how.add_argument("--format", help=f"prompt format, or a template file; one of {', '.join(FORMATS)}")
-    how.add_argument("--samples", type=_from_one, default=1, metavar="K", help="judgements a pair and order")
+    how.add_argument("--samples", type=from_one, default=1, metavar="K", help="judgements a pair and order")
     how.add_argument("--temperature", type=_temperature, help="default: 0 (greedy) for one sample, 1 for more")
-    how.add_argument("--concurrency", type=_from_one, default=32, help="requests at a time to an endpoint")
+    how.add_argument("--concurrency", type=from_one, default=32, help="requests at a time to an endpoint")
     score = parser.add_argument_group("how it is scored")
     score.add_argument("--option", action="append", dest="options", type=_option, default=[], metavar="NAME=VALUE")
     score.add_argument("--vote", choices=get_args(Voting), default="order", help="what several samples become")

@@ -13,6 +13,7 @@ from evals.audit import SAMPLE, audit
 from evals.prompts import FORMATS
 from evals.reports.audit import terminal, write_audit_report
 from pipelines.errors import readable_errors
+from pipelines.flags import from_one
 
 
 def audit_command(argv: Sequence[str]) -> int:
@@ -44,14 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--format", default="rm_r1", help=f"how prompts are shown: a template file, or one of {', '.join(FORMATS)}"
     )
-    parser.add_argument("--sample", type=_from_one, default=SAMPLE, metavar="N", help=f"rows tested; default {SAMPLE}")
+    parser.add_argument("--sample", type=from_one, default=SAMPLE, metavar="N", help=f"rows tested; default {SAMPLE}")
     parser.add_argument("--seed", type=int, default=0, help="draws the rows that are tested; default 0")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the page here")
     parser.add_argument("--json", action="store_true", help="the last line of standard output is one JSON object")
     return parser
-
-
-def _from_one(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)

@@ -16,7 +16,9 @@ from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpe
 from actors.rollout import Sampling, Task
 from evals.prompts import PromptFormat, prompt_format
 from evals.verdicts import Judgement
-from pipelines.judges import Answer, JudgeError, asked_in, unasked
+from pipelines.answers import detail, is_about_length, said
+from pipelines.judges import Answer, JudgeError, unasked
+from pipelines.ledger import asked_in
 
 RETRIES = 8
 TIMEOUT_S = 600.0
@@ -118,10 +120,10 @@ class EndpointJudge:
             raise JudgeError(f"{self.url} cannot be reached ({error})") from error
         except APIStatusError as error:
             refused = 422 if self.gavel else 413
-            if error.status_code == refused or (error.status_code == 400 and _is_about_length(error)):
-                return Answer(task, unasked(task, self.format.name, self.name, samples), _detail(error))
+            if error.status_code == refused or (error.status_code == 400 and is_about_length(detail(error))):
+                return Answer(task, unasked(task, self.format.name, self.name, samples), detail(error))
             raise JudgeError(
-                f"{self.url} refused pair {task.pair.id!r}: {error.status_code} {_detail(error)}"
+                f"{self.url} refused pair {task.pair.id!r}: {error.status_code} {detail(error)}"
             ) from error
         return Answer(task, judgements)
 
@@ -135,13 +137,9 @@ class EndpointJudge:
             max_tokens=self.sampling.max_new_tokens,
             seed=self._seed(sample),
         )
-        message = completion.choices[0].message
-        extra = message.model_extra or {}
-        thinking = extra.get("reasoning") or extra.get("reasoning_content")
-        text = (f"<think>{thinking}</think>" if thinking else "") + (message.content or "")
         usage = completion.usage
         lengths = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
-        return self._judgement(task, sample, text, *lengths)
+        return self._judgement(task, sample, said(completion.choices[0].message), *lengths)
 
     async def _ask_gavel(self, client: AsyncOpenAI, task: Task, sample: int) -> Judgement:
         answer: Any = await client.post(
@@ -181,16 +179,3 @@ class EndpointJudge:
             model=self.name,
             ratings=parsed.ratings,
         )
-
-
-def _is_about_length(error: Any) -> bool:
-    detail = _detail(error).lower()
-    return any(word in detail for word in ("context length", "too long", "maximum", "tokens; the limit"))
-
-
-def _detail(error: Any) -> str:
-    body = error.body if isinstance(error.body, dict) else {}
-    detail = body.get("message") or body.get("detail") or error.message
-    if isinstance(detail, list):
-        detail = "; ".join(str(one.get("msg", one)) if isinstance(one, dict) else str(one) for one in detail)
-    return str(detail)

@@ -19,7 +19,9 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 from evals.errors import ReadableError
 from evals.judgements import JudgementFileError
 from evals.pairs import Pair
+from evals.prompts import FORMATS, prompt_format
 from evals.verdicts import Judgement, Order
+from evals.writing import write_whole
 
 
 class Asked(Protocol):
@@ -45,6 +47,12 @@ def item_hash(pair: Pair) -> str:
     """What was judged, in 16 hexadecimal digits: the same for the same conversation and responses."""
     shown = json.dumps([pair.messages, pair.response_a, pair.response_b])
     return hashlib.sha256(shown.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def asked_in(format_: str) -> dict[str, str]:
+    """What tells one way to ask from another: the format's name, and what a template file holds."""
+    template = {} if format_ in FORMATS else {"template": hashlib.sha256(Path(format_).read_bytes()).hexdigest()}
+    return {"format": prompt_format(format_).name, **template}
 
 
 class Ledger:
@@ -143,6 +151,4 @@ def _check_settings(path: Path, settings: Mapping[str, Any], fresh: bool) -> Non
                 f"{path.parent} holds judgements made with other settings ({what}); name another --output"
             )
         return
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
+    write_whole(path, json.dumps(settings, indent=2) + "\n")

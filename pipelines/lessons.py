@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -24,6 +23,7 @@ from evals.pairs import Message, Pair
 from evals.prompts import PromptFormat
 from evals.verdicts import Judgement, Order
 from evals.verification import verify
+from evals.writing import write_whole
 from pipelines.ledger import Ledger
 from pipelines.teachers import Teacher, TeacherError, UnansweredError
 
@@ -295,7 +295,7 @@ class Lesson:
         }
         _write(folder / "traces.jsonl", traces)
         _write(folder / "rejected.jsonl", rejected)
-        _put(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         return summary
 
 
@@ -323,11 +323,4 @@ def _read(path: Path) -> Iterator[tuple[tuple[str, str, str], Bought]]:
 
 
 def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    _put(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def _put(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(text.encode("utf-8", "replace"))
-    beside.replace(path)
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

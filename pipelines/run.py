@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from evals.reports.training import write_report
+from evals.writing import write_whole
 from pipelines.config import RunConfig, as_yaml
 
 _OUTPUTS = ("metrics.jsonl", "judgements", "eval", "tensorboard", "summary.json", "report.html", "judge", "config.yaml")
@@ -126,9 +127,7 @@ class Run:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file in one piece."""
-        beside = self.folder / f".{name}.{os.getpid()}"
-        beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        beside.replace(self.folder / name)
+        write_whole(self.folder / name, json.dumps(content, indent=2) + "\n")
 
 
 def _move_earlier(folder: Path) -> Path | None:

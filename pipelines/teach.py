@@ -29,10 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from evals.pairs import Pair, load_pairs
-from evals.prompts import FORMATS, Listwise, Pointwise, PromptFormat, prompt_format
+from evals.prompts import Listwise, Pointwise, PromptFormat, prompt_format
 from evals.verdicts import ORDERS, Order, drawn_order
 from evals.verification import FORMS
 from pipelines.errors import readable_errors
+from pipelines.flags import from_one
+from pipelines.ledger import asked_in
 from pipelines.lessons import FLAWED, HINT, Lesson, Pass, Price, Shown, TeachError, aside
 from pipelines.teachers import ANTHROPIC, Asking, TeacherError, teacher
 
@@ -60,7 +62,7 @@ def teach(arguments: argparse.Namespace) -> dict[str, Any]:
         timeout_s=arguments.timeout,
         retries=arguments.retries,
     )
-    settings = _asked_in(arguments.format) | {"seeded": arguments.own}
+    settings = asked_in(arguments.format) | {"seeded": arguments.own}
     with ExitStack() as stack:
         key = os.environ.get(arguments.teacher_key or _key_name(arguments.teacher))
         first.open(teacher(arguments.teacher, arguments.teacher_model, key, asking), settings, stack)
@@ -99,11 +101,6 @@ def _price(given_in: float | None, given_out: float | None) -> Price:
     return None if given_in is None or given_out is None else (given_in, given_out)
 
 
-def _asked_in(format_: str) -> dict[str, str]:
-    template = {} if format_ in FORMATS else {"template": hashlib.sha256(Path(format_).read_bytes()).hexdigest()}
-    return {"format": prompt_format(format_).name, **template}
-
-
 def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The command line. Bad input ends the program with status 2 and says what a flag takes."""
     parser = argparse.ArgumentParser(
@@ -123,18 +120,18 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
             group.add_argument(f"--{prefix}price-{side}", type=_price_of, metavar="X", help="of a million tokens")
     own = parser.add_argument_group("self-distillation")
     own.add_argument("--self", action="store_true", dest="own", help="the teacher is the policy: rejection sampling")
-    own.add_argument("--samples", type=_from_one, metavar="K", help="with --self: judgements a prompt; default 8")
-    own.add_argument("--keep", type=_from_one, metavar="M", help="with --self: clean traces a pair; default 1")
+    own.add_argument("--samples", type=from_one, metavar="K", help="with --self: judgements a prompt; default 8")
+    own.add_argument("--keep", type=from_one, metavar="M", help="with --self: clean traces a pair; default 1")
     how = parser.add_argument_group("how they are asked")
     how.add_argument("--format", default="rm_r1", help="prompt format, or a template file; default: rm_r1")
     how.add_argument("--orders", choices=("drawn", "both"), default="drawn", help="default: one a pair, drawn by lot")
     how.add_argument("--seed", type=int, default=0, help="of drawn orders")
-    how.add_argument("--limit", type=_from_one, metavar="N", help="the first N pairs alone")
-    how.add_argument("--max-tokens", type=_from_one, default=8192, metavar="N", help="longest answer; default: 8192")
+    how.add_argument("--limit", type=from_one, metavar="N", help="the first N pairs alone")
+    how.add_argument("--max-tokens", type=from_one, default=8192, metavar="N", help="longest answer; default: 8192")
     how.add_argument("--temperature", type=float, help="default: the server's own; 1 with --self")
-    how.add_argument("--concurrency", type=_from_one, default=16, metavar="N", help="requests at a time; default: 16")
+    how.add_argument("--concurrency", type=from_one, default=16, metavar="N", help="requests at a time; default: 16")
     how.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds for one answer; default: 600")
-    how.add_argument("--retries", type=_from_one, default=8, metavar="N", help="of one question; default: 8")
+    how.add_argument("--retries", type=from_one, default=8, metavar="N", help="of one question; default: 8")
     arguments = parser.parse_args(argv)
     if bool(arguments.second) != bool(arguments.second_model):
         parser.error("--second and --second-model go together")
@@ -147,12 +144,6 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     if arguments.own and arguments.temperature is None:
         arguments.temperature = 1.0
     return arguments
-
-
-def _from_one(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
 
 
 def _price_of(text: str) -> float:

@@ -16,6 +16,7 @@ from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 
 from evals.errors import ReadableError
 from evals.pairs import Message
+from pipelines.answers import detail, is_about_length, said
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -133,7 +134,7 @@ class OpenAITeacher:
                 **options,
             )
         except APIStatusError as error:
-            return _refused(self.url, error.status_code, _detail(error), error)
+            return _refused(self.url, error.status_code, detail(error), error)
         except (APIConnectionError, ValueError) as error:  # a timeout is a connection error, broken JSON a ValueError
             raise UnansweredError(f"{self.url}: {error}") from error
         with _readable(self.url):
@@ -141,9 +142,7 @@ class OpenAITeacher:
 
     def _read(self, completion: ChatCompletion) -> Answer:
         choice, usage = completion.choices[0], completion.usage
-        extra = choice.message.model_extra or {}
-        thought = (extra.get("reasoning") or extra.get("reasoning_content")) if self.asking.thinks else None
-        text = (f"<think>{thought}</think>" if thought else "") + (choice.message.content or "")
+        text = said(choice.message, self.asking.thinks)
         counts: tuple[int | None, int | None] = (None, None)
         if usage:
             counts = (usage.prompt_tokens, usage.completion_tokens)
@@ -186,7 +185,7 @@ class AnthropicTeacher:
                 **options,
             )
         except anthropic.APIStatusError as error:
-            return _refused(str(self.client.base_url), error.status_code, _detail(error), error)
+            return _refused(str(self.client.base_url), error.status_code, detail(error), error)
         except (anthropic.APIConnectionError, ValueError) as error:
             raise UnansweredError(f"{self.client.base_url}: {error}") from error
         with _readable(str(self.client.base_url)):
@@ -218,21 +217,10 @@ def _sampling(asking: Asking) -> dict[str, Any]:
     return {"max_tokens": asking.max_tokens, "temperature": asking.temperature, "thinks": asking.thinks}
 
 
-def _refused(where: str, status: int, detail: str, error: Exception) -> Answer:
+def _refused(where: str, status: int, message: str, error: Exception) -> Answer:
     """What a status means: a prompt that is too long is this question's fault, 429 and 5xx pass, others end the run."""
-    if status == 413 or (status in (400, 422) and _is_about_length(detail)):
-        return Answer("", "refused", reason=f"{status} {detail}")
+    if status == 413 or (status in (400, 422) and is_about_length(message)):
+        return Answer("", "refused", reason=f"{status} {message}")
     if status in (408, 409, 429) or status >= 500:
-        raise UnansweredError(f"{where}: {status} {detail}") from error
-    raise TeacherError(f"{where} refused: {status} {detail}; mend what it names, then run the same command") from error
-
-
-def _is_about_length(detail: str) -> bool:
-    return any(words in detail.lower() for words in ("context length", "too long", "maximum context", "prompt tokens"))
-
-
-def _detail(error: Any) -> str:
-    """The server's own message, wherever in the body it stands."""
-    body = error.body if isinstance(error.body, dict) else {}
-    inner = body["error"] if isinstance(body.get("error"), dict) else body
-    return str(inner.get("message") or inner.get("detail") or error.message)
+        raise UnansweredError(f"{where}: {status} {message}") from error
+    raise TeacherError(f"{where} refused: {status} {message}; mend what it names, then run the same command") from error

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from evals.benchmarks.autoj import AUTOJ
-from evals.benchmarks.base import Benchmark, ScoringError
+from evals.benchmarks.base import Benchmark, ScoringError, letters
 from evals.benchmarks.evalbiasbench import EVALBIASBENCH
 from evals.benchmarks.judgebench import JUDGEBENCH
 from evals.benchmarks.llmbar import LLMBAR
@@ -28,12 +28,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark i
 @cache
 def benchmark(name: str) -> Benchmark:
     """The benchmark of a name; case, spaces, hyphens and underscores do not matter. Raises ScoringError."""
-    wanted = _plain(name)
+    wanted = letters(name)
     for known, found in BENCHMARKS.items():
-        if wanted in (_plain(known), _plain(found.title)):
+        if wanted in (letters(known), letters(found.title)):
             return found
     raise ScoringError(f"unknown benchmark {name!r}; known are {', '.join(BENCHMARKS)}")
-
-
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from evals.benchmarks.base import Benchmark, Option, Scoreboard, Stratum, Unit, by_pair
+from evals.benchmarks.base import Benchmark, Option, Scoreboard, Stratum, Unit, by_pair, letters
 from evals.benchmarks.files import Row, field, rows
 from evals.pairs import Message, Pair, PairFileError
 from evals.verdicts import Gold, Judgement
@@ -56,11 +56,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 _GOLDS: Mapping[int, Gold] = {0: "a", 1: "b", 2: "tie"}
 
 
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
-
-
-_GROUP_OF = {_plain(scenario): group for group, scenarios in GROUPS.items() for scenario in (group, *scenarios)}
+_GROUP_OF = {letters(scenario): group for group, scenarios in GROUPS.items() for scenario in (group, *scenarios)}
 
 
 class AutoJ(Benchmark):
@@ -95,7 +91,7 @@ class AutoJ(Benchmark):
         for orders in by_pair(judgements, both_orders=both).values():
             counted = list(orders.values()) if both else [orders.get("ab", next(iter(orders.values())))]
             prompt, subset = self.prompt(counted[0]), counted[0].subset
-            group = _GROUP_OF.get(_plain(subset), subset or "all")
+            group = _GROUP_OF.get(letters(subset), subset or "all")
             right = all(judgement.right for judgement in counted)
             units.setdefault(group, []).append(Unit(prompt, prompt, float(right)))
             consistent += counted[0].verdict == counted[-1].verdict is not None

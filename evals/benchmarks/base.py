@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -164,6 +165,12 @@ def left_out(known: Iterable[str], found: Collection[str]) -> str:
     """What a rule says, at its end, of the parts of a benchmark that no judgement speaks of; empty where none is."""
     absent = [name for name in known if name not in found]
     return f"; not judged and left out of the means: {', '.join(absent)}" if absent else ""
+
+
+@lru_cache(maxsize=4096)
+def letters(name: str) -> str:
+    """A name without what its spellings differ in: case, spaces, hyphens and other signs."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 class Benchmark(ABC):

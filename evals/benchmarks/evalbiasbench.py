@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from evals.benchmarks.base import Benchmark, Option, Scoreboard, Stratum, Unit, by_pair, left_out
+from evals.benchmarks.base import Benchmark, Option, Scoreboard, Stratum, Unit, by_pair, left_out, letters
 from evals.benchmarks.files import Row, field, rows
 from evals.pairs import Message, Pair, PairFileError
 from evals.verdicts import Gold, Judgement, Order
@@ -33,8 +33,7 @@ def bias_name(given: str) -> str:
 
 
 def _plain(name: str) -> str:
-    letters = "".join(letter for letter in name.lower() if letter.isalnum())
-    return letters.removesuffix("bias").removesuffix("preference")
+    return letters(name).removesuffix("bias").removesuffix("preference")
 
 
 _KNOWN = {_plain(name): name for name in BIASES}

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from evals.benchmarks.base import Benchmark, Option, Scoreboard, ScoringError, Stratum, Unit, by_pair, left_out
+from evals.benchmarks.base import Benchmark, Option, Scoreboard, ScoringError, Stratum, Unit, by_pair, left_out, letters
 from evals.benchmarks.files import Row, field, rows
 from evals.pairs import Message, Pair, PairFileError
 from evals.verdicts import Gold, Judgement, Order
@@ -108,7 +108,7 @@ def _pair(row: Row) -> Pair:
 
 def _category(orders: Mapping[Order, Judgement]) -> str:
     judgement = next(iter(orders.values()))
-    plain = "".join(letter for letter in judgement.subset.lower() if letter.isalnum())
+    plain = letters(judgement.subset)
     if plain.startswith("mmlupro"):
         return "knowledge"
     if plain not in _CATEGORY:

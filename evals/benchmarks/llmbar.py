@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple
 
 from typing_extensions import override
 
-from evals.benchmarks.base import Benchmark, Option, Scoreboard, Stratum, Unit, by_pair, left_out
+from evals.benchmarks.base import Benchmark, Option, Scoreboard, Stratum, Unit, by_pair, left_out, letters
 from evals.benchmarks.files import Row, field, rows
 from evals.pairs import Message, Pair, PairFileError
 from evals.verdicts import ORDERS, Gold, Judgement, Verdict, from_shown
@@ -37,7 +37,7 @@ def subset_name(given: str) -> str:
 
 
 def _plain(name: str) -> str:
-    return _PREFIX.sub("", "".join(letter for letter in name.lower() if letter.isalnum()))
+    return _PREFIX.sub("", letters(name))
 
 
 _KNOWN = {_plain(name): name for name in (*OFFICIAL, *FURTHER)}

@@ -29,6 +29,7 @@ from evals.benchmarks.base import (
     Unit,
     by_pair,
     left_out,
+    letters,
     pair_credit,
 )
 from evals.benchmarks.files import field, messages, rows, unique
@@ -76,11 +77,7 @@ HARNESS_WITHOUT_CREDIT = "rm_r1"
 _SUBSETS = [subset for subsets in SECTIONS.values() for subset in subsets]
 
 
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
-
-
-_SPELLINGS = {_plain(subset): subset for subset in _SUBSETS} | {"mtbenchmedium": "mt-bench-med"}
+_SPELLINGS = {letters(subset): subset for subset in _SUBSETS} | {"mtbenchmedium": "mt-bench-med"}
 
 
 class RewardBench(Benchmark):
@@ -111,7 +108,7 @@ class RewardBench(Benchmark):
         by_subset: dict[str, list[Pair]] = defaultdict(list)
         for row in rows(source, self.hub, split="filtered", wanted=lambda file: not file.name.startswith("raw")):
             subset = field(row, "subset")
-            if _plain(subset) not in _SPELLINGS:
+            if letters(subset) not in _SPELLINGS:
                 known = ", ".join(_SUBSETS)
                 problem = f"{row.place}: field 'subset': unknown subset {subset!r}; known are {known}"
                 raise PairFileError(row.path, [problem])
@@ -122,7 +119,7 @@ class RewardBench(Benchmark):
                 response_b=field(row, "rejected"),
                 gold="a",
                 source=self.name,
-                subset=_SPELLINGS[_plain(subset)],
+                subset=_SPELLINGS[letters(subset)],
             )
             by_subset[pair.subset].append(pair)
         return [
@@ -133,7 +130,7 @@ class RewardBench(Benchmark):
 
     @override
     def subset_name(self, given: str) -> str:
-        return _SPELLINGS.get(_plain(given), given)
+        return _SPELLINGS.get(letters(given), given)
 
     @override
     def score(self, judgements: Iterable[Judgement], options: Mapping[str, str]) -> Scoreboard:
@@ -162,7 +159,7 @@ class RewardBench(Benchmark):
 
 
 def _subset(judgement: Judgement) -> str:
-    subset = _SPELLINGS.get(_plain(judgement.subset))
+    subset = _SPELLINGS.get(letters(judgement.subset))
     if subset is None:
         raise ScoringError(
             f"pair {judgement.pair_id!r}: subset {judgement.subset!r} is none of RewardBench's; they are "

@@ -41,6 +41,7 @@ from evals.benchmarks.base import (
     Unit,
     by_pair,
     left_out,
+    letters,
 )
 from evals.pairs import Pair, PairFileError
 from evals.verdicts import ORDERS, Judgement, Order
@@ -75,11 +76,7 @@ _TIES_WORDS = (
 )
 
 
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
-
-
-_SPELLINGS = {_plain(subset): subset for subset in SUBSETS} | {"preciseinstructionfollowing": "Precise IF"}
+_SPELLINGS = {letters(subset): subset for subset in SUBSETS} | {"preciseinstructionfollowing": "Precise IF"}
 
 
 class _Rated(NamedTuple):
@@ -157,10 +154,10 @@ class RewardBench2(Benchmark):
         by_subset: dict[str, list[files.Row]] = defaultdict(list)
         for row in files.rows(source, self.hub, split="test"):
             given = files.field(row, "subset")
-            if _plain(given) not in _SPELLINGS:
+            if letters(given) not in _SPELLINGS:
                 problem = f"{row.place}: field 'subset': unknown subset {given!r}; known are {', '.join(SUBSETS)}"
                 raise PairFileError(row.path, [problem])
-            by_subset[_SPELLINGS[_plain(given)]].append(row)
+            by_subset[_SPELLINGS[letters(given)]].append(row)
         pairs = []
         for subset, found in by_subset.items():
             ids = files.unique([str(files.field(row, "id", (str, int))) for row in found])
@@ -248,7 +245,7 @@ def _prompts(judgements: Iterable[Judgement]) -> list[_Prompt]:
 
 
 def _subset(judgement: Judgement) -> str:
-    subset = _SPELLINGS.get(_plain(judgement.subset))
+    subset = _SPELLINGS.get(letters(judgement.subset))
     if subset is None:
         known = ", ".join(SUBSETS)
         raise ScoringError(

@@ -13,7 +13,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,6 +27,7 @@ from evals.benchmarks.base import (
     Unit,
     by_pair,
     left_out,
+    letters,
     pair_credit,
 )
 from evals.benchmarks.files import Row, field, messages, rows, unique
@@ -143,7 +143,7 @@ class RMBench(Benchmark):
     @override
     def ids_repeat(self, judgement: Judgement) -> bool:
         # The tasks of code have the same number in every language, and a language is no subset.
-        return _plain(judgement.subset).startswith(_CODE)
+        return letters(judgement.subset).startswith(_CODE)
 
     @override
     def tell_apart(self, judgements: Sequence[Judgement]) -> list[Judgement]:
@@ -224,13 +224,8 @@ def _parse(pair_id: str, subset: str) -> tuple[str, Cell]:
     return prompt, (int(styles[0]), int(styles[1]))
 
 
-@cache
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
-
-
 def _domain(subset: str, prompt: str) -> str:
-    plain = _plain(subset)
+    plain = letters(subset)
     for beginning, domain in _BEGINNINGS.items():
         if plain.startswith(beginning):
             return domain

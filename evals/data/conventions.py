@@ -11,7 +11,6 @@ humanevalpack   instruction, declaration, canonical_solution, buggy_solution
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from typing import Any
 
 from evals.data.judge_prompts import read_judge_prompt
 from evals.data.recipe import Pairing, Source
-from evals.pairs import Message, Pair, RowError, read_pair
+from evals.pairs import Message, Pair, RowError, gold_by_lot, read_pair
 
 _PROMPTS = ("messages", "context_messages", "prompt", "question", "instruction", "input")
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
@@ -92,7 +91,7 @@ def _trl(row: dict[str, Any], source: Source) -> list[Pair]:
             prompt, chosen, rejected = _implicit(row["id"], chosen, rejected)
     else:
         raise RowError(f"item {row['id']!r}: fields 'chosen' and 'rejected' must both be text or both be messages")
-    gold = "a" if hashlib.sha256(str(row["id"]).encode()).digest()[0] % 2 == 0 else "b"
+    gold = gold_by_lot(str(row["id"]))
     return [_made(row["id"], prompt, *((chosen, rejected) if gold == "a" else (rejected, chosen)), gold)]
 
 
@@ -215,9 +214,9 @@ def _compared(
     for better, worse in couples:
         if scores[better] > scores[worse] and scores[better] - scores[worse] >= margin:
             id_ = f"{row['id']}#{better}>{worse}"
-            first = hashlib.sha256(id_.encode()).digest()[0] % 2 == 0
-            a, b = (better, worse) if first else (worse, better)
-            yield _made(id_, prompt, responses[a], responses[b], "a" if first else "b")
+            gold = gold_by_lot(id_)
+            a, b = (better, worse) if gold == "a" else (worse, better)
+            yield _made(id_, prompt, responses[a], responses[b], gold)
 
 
 def _humanevalpack(row: dict[str, Any], source: Source) -> list[Pair]:
@@ -229,9 +228,9 @@ def _humanevalpack(row: dict[str, Any], source: Source) -> list[Pair]:
         if not isinstance(text, str):
             raise RowError(f"item {id_!r}: field {name!r} must be text")
     right, wrong, declaration, prompt = map(str, texts)
-    first = hashlib.sha256(str(id_).encode()).digest()[0] % 2 == 0
-    a, b = (right, wrong) if first else (wrong, right)
-    return [_made(id_, prompt, declaration + a, declaration + b, "a" if first else "b")]
+    gold = gold_by_lot(str(id_))
+    a, b = (right, wrong) if gold == "a" else (wrong, right)
+    return [_made(id_, prompt, declaration + a, declaration + b, gold)]
 
 
 def _made(id_: object, prompt: object, a: str, b: str, gold: str) -> Pair:

@@ -11,9 +11,10 @@ from rich.text import Text
 
 from evals.audit import RULE, Audit
 from evals.audits.counts import Balance, Lengths
-from evals.reports.page import plain, render, write_whole
+from evals.reports.page import plain, render
 from evals.reports.plots import Estimate, forest
 from evals.reports.tables import NOTHING, percent
+from evals.writing import write_whole
 
 _QUANTILES = ("Smallest", "1 %", "25 %", "Median", "75 %", "99 %", "Largest")
 _ROWS = 30

@@ -17,11 +17,12 @@ from scipy.stats import binomtest
 
 from evals.evaluation import Evaluation
 from evals.reports.browser import PairTexts, pack, section_of
-from evals.reports.page import own, render, write_whole
+from evals.reports.page import own, render
 from evals.reports.plots import Estimate, Point, forest, lines, reliability
 from evals.reports.tables import NOTHING, Comparisons, compared_rows, items, labels, measures, percent, span
 from evals.scores import score
 from evals.verdicts import Judgement
+from evals.writing import write_whole
 
 MOST_ROWS = 30
 """A plot by section has at most so many rows; the table has all."""

@@ -1,8 +1,7 @@
-"""What all pages share: the templates beside this file, one look, escaping, and writing a file whole."""
+"""What all pages share: the templates beside this file, one look, and escaping."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import jinja2
@@ -31,18 +30,3 @@ def own(name: str) -> Markup:
 def plain(text: str) -> str:
     """Text from outside, on one line and without what a terminal would obey or a font cannot draw."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
-
-
-def write_whole(path: Path, text: str) -> Path:
-    """Write a text file so that a reader sees all of it or the file before; makes its folder.
-
-    Half of a surrogate pair, which a model may write and UTF-8 cannot hold, becomes a question mark.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(text.encode("utf-8", errors="replace"))
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path

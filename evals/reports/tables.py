@@ -15,9 +15,10 @@ from rich.text import Text
 
 from evals.budget import calibration_error
 from evals.evaluation import Evaluation
-from evals.reports.page import plain, write_whole
+from evals.reports.page import plain
 from evals.scores import Comparison, Interval
 from evals.verdicts import Order
+from evals.writing import write_whole
 
 Comparisons = Mapping[tuple[str, str, str], Comparison]
 """(benchmark, first model, second model) -> how the first compares with the second."""

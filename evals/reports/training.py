@@ -18,10 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from evals.pairs import Pair, load_pairs
-from evals.reports.page import render, write_whole
+from evals.reports.page import render
 from evals.reports.plots import INK, SERIES, svg
 from evals.reports.texts import sections
 from evals.verdicts import Judgement, Order, from_shown
+from evals.writing import write_whole
 
 STAGES = {"distill": "Distilled", "start": "Start", "grpo": "After GRPO"}
 LETTERS = {"a": "A", "b": "B", "tie": "tie", None: "none"}
