@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from typing_extensions import override
 
 from actors.records import Example
 
@@ -18,6 +20,24 @@ def split_over_ranks(lengths: Sequence[int], ranks: int) -> list[list[int]]:
     from openrlhf.utils.seqlen_balancing import get_seqlen_balanced_partitions
 
     return get_seqlen_balanced_partitions(list(lengths), ranks, equal_size=False)
+
+
+def packed_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Group examples so that no group holds more than `budget` tokens in all: first fit, longest first.
+
+    An example longer than the budget stands alone.
+    """
+    batches: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        fits = next((place for place, left in enumerate(room) if lengths[index] <= left), None)
+        if fits is None:
+            batches.append([index])
+            room.append(budget - lengths[index])
+        else:
+            batches[fits].append(index)
+            room[fits] -= lengths[index]
+    return batches
 
 
 def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -35,13 +55,53 @@ def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return batches
 
 
-class Padded:
-    """A micro-batch of examples, right-padded; the completion part of every row is cut out with `keep`.
+class MicroBatch(ABC):
+    """Examples ready for one forward pass, and their per-token values as matrices with a row for each example.
+
+    `inputs` are the model's arguments with the positions whose logits are wanted (`logits_to_keep`), `targets` the ids
+    that these logits predict. `mask` and every matrix are [examples, width], `advantages` is [examples, 1].
+    """
+
+    inputs: dict[str, torch.Tensor]
+    targets: torch.Tensor
+
+    def __init__(self, examples: Sequence[Example], starts: Sequence[int], width: int, device: torch.device):
+        self._examples, self._starts, self._width, self._device = examples, starts, width, device
+        self.mask = self.matrix([np.ones(e.completion_length, np.float32) for e in examples])
+        self.advantages = torch.tensor([[e.advantage] for e in examples], dtype=torch.float32, device=device)
+
+    @abstractmethod
+    def by_example(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of the kept positions, shaped like `targets`, as a matrix; the gradient flows through."""
+
+    def optional(self, name: str) -> torch.Tensor | None:
+        """The per-token matrix of `rollout_log_probs` or `reference_log_probs`; None where examples have none."""
+        values = [getattr(example, name) for example in self._examples]
+        return None if any(value is None for value in values) else self.matrix(values)
+
+    def rows(self, matrix: torch.Tensor) -> list[npt.NDArray[np.float32]]:
+        """Cut a matrix back into each example's completion, [completion length]."""
+        values = matrix.detach().float().cpu().numpy()
+        spans = zip(self._starts, self._examples, strict=True)
+        return [
+            values[row, start : start + example.completion_length].copy() for row, (start, example) in enumerate(spans)
+        ]
+
+    def matrix(self, values: Sequence[npt.NDArray[np.float32]]) -> torch.Tensor:
+        """Per-completion arrays as one matrix with zeros elsewhere; the inverse of `rows`."""
+        matrix = np.zeros((len(self._examples), self._width), np.float32)
+        for row, (start, example, value) in enumerate(zip(self._starts, self._examples, values, strict=True)):
+            matrix[row, start : start + example.completion_length] = value
+        return torch.from_numpy(matrix).to(self._device)
+
+
+class Padded(MicroBatch):
+    """A row for each example, right-padded; the completion part of every row is cut out with `logits_to_keep`.
 
     Right padding needs no attention mask under causal attention: no real token ever looks at a pad.
 
-    `ids` [rows, longest]; `keep` [kept] are the positions whose logits predict a completion token of any row, and
-    `targets`, `mask`, and the optional log-probability matrices are [rows, kept]. `advantages` is [rows, 1].
+    Ids are [examples, longest]; the positions kept are those that predict a completion token of any row, so that the
+    matrices are as wide as that, and a completion starts somewhere in its row.
     """
 
     def __init__(self, examples: Sequence[Example], pad: int, device: torch.device):
@@ -50,32 +110,40 @@ class Padded:
         ids = np.full((len(examples), longest), pad, np.int64)
         for row, example in enumerate(examples):
             ids[row, : len(example.ids)] = example.ids
-        self.ids = torch.from_numpy(ids).to(device)
-        self.keep = torch.arange(first, longest - 1, device=device)
-        self.targets = self.ids[:, first + 1 :]
-        self._first, self._examples, self._device = first, examples, device
-        self.mask = self.matrix([np.ones(e.completion_length, np.float32) for e in examples])
-        self.advantages = torch.tensor([[e.advantage] for e in examples], dtype=torch.float32, device=device)
+        tokens = torch.from_numpy(ids).to(device)
+        self.inputs = {"input_ids": tokens, "logits_to_keep": torch.arange(first, longest - 1, device=device)}
+        self.targets = tokens[:, first + 1 :]
+        starts = [example.prompt_length - 1 - first for example in examples]
+        super().__init__(examples, starts, longest - 1 - first, device)
 
-    def optional(self, name: str) -> torch.Tensor | None:
-        """The per-token matrix of `rollout_log_probs` or `reference_log_probs`; None where examples have none."""
-        values = [getattr(example, name) for example in self._examples]
-        return None if any(value is None for value in values) else self.matrix(values)
+    @override
+    def by_example(self, values: torch.Tensor) -> torch.Tensor:
+        return values
 
-    def rows(self, matrix: torch.Tensor) -> list[npt.NDArray[np.float32]]:
-        """Cut a [rows, kept] matrix back into each example's completion, [completion length]."""
-        values = matrix.detach().float().cpu().numpy()
-        spans = [self._span(example) for example in self._examples]
-        return [values[row, start:end].copy() for row, (start, end) in enumerate(spans)]
 
-    def _span(self, example: Example) -> tuple[int, int]:
-        start = example.prompt_length - 1 - self._first
-        return start, start + example.completion_length
+class Packed(MicroBatch):
+    """One row for all examples, one behind the other, without padding.
 
-    def matrix(self, values: Sequence[npt.NDArray[np.float32]]) -> torch.Tensor:
-        """Per-completion arrays as one [rows, kept] matrix with zeros elsewhere; the inverse of `rows`."""
-        matrix = np.zeros((len(self._examples), len(self.keep)), np.float32)
-        for row, (example, value) in enumerate(zip(self._examples, values, strict=True)):
-            start, end = self._span(example)
-            matrix[row, start:end] = value
-        return torch.from_numpy(matrix).to(self._device)
+    Positions start anew with each example; transformers then lets no token look into another example. Logits are
+    computed at the positions that predict completion tokens and nowhere else. Every completion starts its matrix row.
+    """
+
+    def __init__(self, examples: Sequence[Example], device: torch.device):
+        ends = np.cumsum([len(example.ids) for example in examples])
+        keep = [
+            np.arange(end - example.completion_length, end) - 1 for example, end in zip(examples, ends, strict=True)
+        ]
+        ids = torch.from_numpy(np.concatenate([example.ids for example in examples]).astype(np.int64)).to(device)
+        positions = np.concatenate([np.arange(len(example.ids)) for example in examples])
+        kept = torch.from_numpy(np.concatenate(keep)).to(device)
+        self.inputs = {
+            "input_ids": ids[None],
+            "position_ids": torch.from_numpy(positions).to(device)[None],
+            "logits_to_keep": kept,
+        }
+        self.targets = ids[None, kept + 1]
+        super().__init__(examples, [0] * len(examples), max(e.completion_length for e in examples), device)
+
+    @override
+    def by_example(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(self.mask).masked_scatter(self.mask.bool(), values[0])

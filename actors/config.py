@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from evals.prompts import prompt_format
+from evals.rewards import REWARDS, RewardConfig
 
 
 class Settings(BaseModel):
@@ -58,7 +68,18 @@ class OptimizerConfig(Settings):
     weight_decay: float = 0.0
     warmup_steps: int = Field(0, ge=0)
     schedule: Literal["constant_with_warmup", "linear", "cosine"] = "constant_with_warmup"
+    floor: float = Field(0.0, ge=0, lt=1, description="share of lr at which cosine ends")
     max_grad_norm: PositiveFloat = 1.0
+
+
+class LoraConfig(Settings):
+    """Low-rank adapters on a frozen model (arXiv 2106.09685), through peft. Engines get the merged weights."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = Field(32.0, description="an adapter counts alpha / rank")
+    targets: list[str] | Literal["all-linear"] = Field(
+        "all-linear", description="ends of the names of the adapted modules, or every linear one but the head"
+    )
 
 
 class PolicyConfig(Settings):
@@ -69,6 +90,10 @@ class PolicyConfig(Settings):
     dtype: Literal["float32", "bfloat16"] = "float32"
     micro_batch_tokens: PositiveInt = Field(16384, description="padded tokens that one forward and backward holds")
     gradient_checkpointing: bool = False
+    packing: PositiveInt | None = Field(
+        None, description="join sequences to rows of so many tokens, without looking across; empty: pad them"
+    )
+    lora: LoraConfig | None = Field(None, description="train adapters alone; empty: train every parameter")
     persistence_threshold: int = Field(100_000, ge=0, description="ZeRO-3 keeps smaller parameters whole")
     timeout_s: PositiveFloat = Field(1800.0, description="longest that a collective or an update may take")
 
@@ -97,10 +122,22 @@ class RolloutConfig(Settings):
     timeout_s: PositiveFloat = Field(1800.0, description="longest that a batch of rollouts may take")
 
 
+def _named_reward(given: object) -> object:
+    """A setting of `evals.rewards.REWARDS` by its name; anything else as it is."""
+    if not isinstance(given, str) or ":" in given:
+        return given
+    if given not in REWARDS:
+        raise ValueError(f"unknown reward {given!r}: name one of {', '.join(REWARDS)}, or a rule as module:function")
+    return REWARDS[given]
+
+
 class VerifierConfig(Settings):
     """The rule that rewards a judgement."""
 
-    reward: str = Field("evals.rewards:rm_r1", description="module:function of (verdict, gold) -> float")
+    reward: Annotated[RewardConfig | str, BeforeValidator(_named_reward)] = Field(
+        REWARDS["rm_r1"],
+        description=f"{', '.join(REWARDS)}; or part by part; or module:function of (verdict, gold) -> float",
+    )
     time_limit_s: PositiveFloat = Field(5.0, description="an item over it scores as no verdict")
 
 
@@ -114,6 +151,22 @@ class WeightsConfig(Settings):
     probe_tolerance: PositiveFloat = Field(1e-3, description="largest log-probability difference, in nats")
 
 
+class CorrectionConfig(Settings):
+    """Importance correction for what trainer and engine disagree in: their ratio of probabilities, OpenRLHF's rule."""
+
+    level: Literal["token", "seq"] = Field("token", description="the ratio of a token, or its mean over a sequence")
+    mode: Literal["mask", "clip"] = Field("mask", description="leave out what is outside the band, or cut it to it")
+    band: tuple[PositiveFloat, PositiveFloat] = (0.5, 5.0)
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> CorrectionConfig:
+        if not self.band[0] < 1 < self.band[1]:
+            raise ValueError(f"band={list(self.band)} must lie around 1, the ratio of sides that agree")
+        if (self.level, self.mode) == ("seq", "clip"):
+            raise ValueError("mode=clip needs level=token: a whole sequence can only be left out")
+        return self
+
+
 class LossConfig(Settings):
     """GRPO's loss. Defaults: PPO clipping, token mean over the global batch, k3 KL to the reference."""
 
@@ -121,9 +174,12 @@ class LossConfig(Settings):
     advantage_epsilon: PositiveFloat = 1e-6
     clip_low: PositiveFloat = 0.2
     clip_high: PositiveFloat = 0.2
+    dual_clip: float | None = Field(None, gt=1, description="bound on the loss of a bad sample (arXiv 1912.09729)")
     aggregation: Literal["token_mean", "sequence_mean"] = "token_mean"
     kl_coef: float = Field(1e-3, ge=0, description="0 leaves the reference model out")
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    kl_unbiased: bool = Field(False, description="the estimator's value with the gradient of the KL itself")
+    correction: CorrectionConfig | None = Field(None, description="importance correction; empty: none")
 
 
 class ServeConfig(Settings):

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -45,11 +45,13 @@ class Totals:
 class LossTerms:
     """Loss of one micro-batch, scaled so that the mean over ranks of the sums is the global loss, and its parts.
 
-    `clipped` and `kl` are sums over the micro-batch's completion tokens.
+    `clipped`, `corrected` and `kl` are sums over the micro-batch's completion tokens: how many clipping changes, how
+    many importance correction leaves out or cuts (of sequences: their share, times the tokens), and the KL.
     """
 
     loss: torch.Tensor
     clipped: float = 0.0
+    corrected: float = 0.0
     kl: float = 0.0
 
 
@@ -61,40 +63,48 @@ def grpo_loss(
     mask: torch.Tensor,
     totals: Totals,
     config: LossConfig,
+    rollout_log_probs: torch.Tensor | None = None,
 ) -> LossTerms:
     """The clipped policy loss plus KL to the reference, of one micro-batch.
 
     All tensors are [sequences, completion length]; `advantages` is [sequences, 1]; `mask` is 1 on completion
-    tokens. `reference_log_probs` is None exactly where `kl_coef` is 0. The KL term is aggregated as the policy
-    loss is, and its gradient flows through the estimator (as in verl, and in TRL with `use_bias_correction_kl` off);
-    OpenRLHF clamps the estimate at 10. DeepSpeed averages gradients over
-    ranks, so each term is scaled by their number: 1 rank and N ranks give the same update.
+    tokens. `reference_log_probs` is None exactly where `kl_coef` is 0; `rollout_log_probs`, the engine's, are needed
+    where there is a `correction`. The KL term is aggregated as the policy loss is. Its gradient flows through the
+    estimator (as in verl, and in TRL with `use_bias_correction_kl` off), or with `kl_unbiased` is that of the KL,
+    weighted by the ratio to the old policy, as in OpenRLHF, which also clamps the estimate at 10. DeepSpeed averages
+    gradients over ranks, so each term is scaled by their number: 1 rank and N ranks give the same update.
     """
     openrlhf = _openrlhf()
     token_mean = config.aggregation == "token_mean"
-    policy_loss = openrlhf.loss.PolicyLoss(config.clip_low, config.clip_high, token_level_loss=token_mean)
-    loss, clip_ratio, *_ = policy_loss(
-        log_probs,
-        old_log_probs,
-        advantages,
-        action_mask=mask,
-        dp_size=totals.ranks,
-        batch_num_tokens=totals.tokens,
-        global_batch_size=totals.sequences,
+    correction = {}
+    if config.correction:
+        if rollout_log_probs is None:
+            raise ValueError("grpo.loss.correction needs the engine's log-probabilities of every sampled token")
+        correction = {
+            "is_correction_level": config.correction.level,
+            "is_correction_mode": config.correction.mode,
+            "is_correction_threshold": config.correction.band,
+        }
+    policy_loss = openrlhf.loss.PolicyLoss(
+        config.clip_low, config.clip_high, config.dual_clip, token_level_loss=token_mean, **correction
     )
-    clipped = float(clip_ratio) * float(mask.sum())
+    sizes = {"dp_size": totals.ranks, "batch_num_tokens": totals.tokens, "global_batch_size": totals.sequences}
+    loss, clip_ratio, _, _, corrected = policy_loss(
+        log_probs, old_log_probs, advantages, action_mask=mask, rollout_log_probs=rollout_log_probs, **sizes
+    )
+    tokens = float(mask.sum())
+    terms = LossTerms(loss, float(clip_ratio) * tokens, float(corrected or 0.0) * tokens)
     if reference_log_probs is None:
-        return LossTerms(loss, clipped)
-    kl = openrlhf.utils.compute_approx_kl(log_probs, reference_log_probs, kl_estimator=config.kl_estimator)
-    penalty = openrlhf.loss.aggregate_loss(
-        kl,
-        mask,
-        token_level_loss=token_mean,
-        dp_size=totals.ranks,
-        batch_num_tokens=totals.tokens,
-        global_batch_size=totals.sequences,
+        return terms
+    kl = openrlhf.utils.compute_approx_kl(
+        log_probs,
+        reference_log_probs,
+        log_probs_old=old_log_probs,
+        kl_estimator=config.kl_estimator,
+        unbiased_gradient=config.kl_unbiased,
     )
-    return LossTerms(loss + config.kl_coef * penalty, clipped, float((kl.detach() * mask).sum()))
+    penalty = openrlhf.loss.aggregate_loss(kl, mask, token_level_loss=token_mean, **sizes)
+    return replace(terms, loss=loss + config.kl_coef * penalty, kl=float((kl.detach() * mask).sum()))
 
 
 def sft_loss(log_probs: torch.Tensor, mask: torch.Tensor, totals: Totals) -> LossTerms:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 
-from actors.batching import micro_batches, split_over_ranks
+from actors.batching import micro_batches, packed_batches, split_over_ranks
 from actors.config import LossConfig, OptimizerConfig, PolicyConfig, WeightsConfig
 from actors.losses import Totals
 from actors.placement import Placement
@@ -137,7 +137,9 @@ class PolicyGroup:
         """Deal samples out to ranks by length; every rank gets the same number of micro-batches."""
         totals = Totals(sum(completion for _, completion in lengths), len(picks), len(self.ranks))
         shares = split_over_ranks([whole for whole, _ in lengths], len(self.ranks))
-        cut = [micro_batches([lengths[i][0] for i in share], self.policy.micro_batch_tokens) for share in shares]
+        packing = self.policy.packing
+        group, budget = (packed_batches, packing) if packing else (micro_batches, self.policy.micro_batch_tokens)
+        cut = [group([lengths[i][0] for i in share], budget) for share in shares]
         count = max(map(len, cut))
         return [
             Plan([picks[i] for i in share], [advantages[i] for i in share], mine + [[]] * (count - len(mine)), totals)

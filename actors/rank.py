@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import ray
 
-from actors.batching import Padded
+from actors.batching import MicroBatch, Packed, Padded
 from actors.config import LossConfig, OptimizerConfig, PolicyConfig, WeightsConfig
 from actors.losses import LossTerms, Totals, completion_log_probs, grpo_loss, sft_loss
 from actors.records import Example, LogProbs, RolloutGroup
@@ -50,6 +50,7 @@ class Statistics:
     tokens: float = 0.0
     loss: float = 0.0
     clipped: float = 0.0
+    corrected: float = 0.0
     kl: float = 0.0
     entropy: float = 0.0
     mismatch: float = 0.0
@@ -60,7 +61,7 @@ class Statistics:
 
     def add(self, other: Statistics) -> None:
         """Add another rank's sums; what all ranks share (steps, norm, lr) stays."""
-        for name in ("tokens", "loss", "clipped", "kl", "entropy", "mismatch"):
+        for name in ("tokens", "loss", "clipped", "corrected", "kl", "entropy", "mismatch"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.mismatch_max = max(self.mismatch_max, other.mismatch_max)
 
@@ -72,6 +73,7 @@ class Statistics:
             "kl": self.kl / tokens,
             "entropy": self.entropy / tokens,
             "clip_ratio": self.clipped / tokens,
+            "corrected": self.corrected / tokens,
             "mismatch": self.mismatch / tokens,
             "mismatch_max": self.mismatch_max,
             "grad_norm": self.grad_norm / steps,
@@ -146,7 +148,9 @@ class _PolicyRank:
             eps=optimizer.epsilon,
             weight_decay=optimizer.weight_decay,
         )
-        schedule = get_scheduler(optimizer.schedule, adamw, optimizer.warmup_steps, total_steps)
+        floor = {"min_lr_rate": optimizer.floor} if optimizer.schedule == "cosine" else None
+        name = "cosine_with_min_lr" if floor else optimizer.schedule
+        schedule = get_scheduler(name, adamw, optimizer.warmup_steps, total_steps, scheduler_specific_kwargs=floor)
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=adamw, lr_scheduler=schedule, config=config)
         self._pad = module.config.pad_token_id or 0
         return self.compare_with(model)
@@ -192,14 +196,14 @@ class _PolicyRank:
         import torch
 
         with torch.no_grad():
-            batch = Padded([Example(np.array(ids, np.int32), prompt_length=1)], self._pad, self._engine.device)
+            batch = self._micro_batch([Example(np.array(ids, np.int32), prompt_length=1)], [0])
             return batch.rows(self._forward(batch, 1.0)[0])[0]
 
     def update_sft(self, plan: Plan, *sources: Sequence[Example]) -> Statistics:
         """One optimizer step of supervised fine-tuning on the examples that the plan picks from the sources."""
         examples = [sources[source][sample] for source, sample in plan.picks]
 
-        def loss(batch: Padded, log_probs: torch.Tensor, rows: list[int]) -> LossTerms:
+        def loss(batch: MicroBatch, log_probs: torch.Tensor, rows: list[int]) -> LossTerms:
             return sft_loss(log_probs, batch.mask, plan.totals)
 
         return self._step(plan, examples, 1.0, loss)
@@ -231,11 +235,14 @@ class _PolicyRank:
         for number, (plan, examples) in enumerate(zip(plans, batches, strict=True)):
 
             def loss(
-                batch: Padded, log_probs: torch.Tensor, rows: list[int], plan: Plan = plan, number: int = number
+                batch: MicroBatch, log_probs: torch.Tensor, rows: list[int], plan: Plan = plan, number: int = number
             ) -> LossTerms:
                 before = batch.matrix([old[number][row] for row in rows]) if old else log_probs.detach()
                 reference = batch.optional("reference_log_probs")
-                return grpo_loss(log_probs, before, reference, batch.advantages, batch.mask, plan.totals, config)
+                rollout = batch.optional("rollout_log_probs")
+                return grpo_loss(
+                    log_probs, before, reference, batch.advantages, batch.mask, plan.totals, config, rollout
+                )
 
             step = self._step(plan, examples, temperature, loss)
             total.add(step)
@@ -248,7 +255,7 @@ class _PolicyRank:
         found: dict[int, LogProbs] = {}
         with torch.no_grad():
             for rows in plan.micro_batches:
-                batch = self._padded(examples, rows)
+                batch = self._micro_batch(examples, rows)
                 found |= zip(rows, batch.rows(self._forward(batch, temperature)[0]), strict=False)
         return [found[row] for row in range(len(examples))]
 
@@ -257,12 +264,12 @@ class _PolicyRank:
         plan: Plan,
         examples: list[Example],
         temperature: float,
-        loss: Callable[[Padded, torch.Tensor, list[int]], LossTerms],
+        loss: Callable[[MicroBatch, torch.Tensor, list[int]], LossTerms],
     ) -> Statistics:
         """Forward and backward of every micro-batch of the plan, then the optimizer step."""
         statistics = Statistics(steps=1)
         for number, rows in enumerate(plan.micro_batches):
-            batch = self._padded(examples, rows)
+            batch = self._micro_batch(examples, rows)
             self._engine.set_gradient_accumulation_boundary(number == len(plan.micro_batches) - 1)
             log_probs, entropy = self._forward(batch, temperature)
             if not rows:  # this rank has run out of samples; it still takes part in the others' gathers
@@ -280,7 +287,7 @@ class _PolicyRank:
         self,
         statistics: Statistics,
         terms: LossTerms,
-        batch: Padded,
+        batch: MicroBatch,
         log_probs: torch.Tensor,
         entropy: torch.Tensor,
         totals: Totals,
@@ -288,6 +295,7 @@ class _PolicyRank:
         statistics.tokens += float(batch.mask.sum())
         statistics.loss += float(terms.loss.detach()) / totals.ranks
         statistics.clipped += terms.clipped
+        statistics.corrected += terms.corrected
         statistics.kl += terms.kl
         statistics.entropy += float((entropy * batch.mask).sum())
         rollout = batch.optional("rollout_log_probs")
@@ -296,13 +304,17 @@ class _PolicyRank:
             statistics.mismatch += float(difference.sum())
             statistics.mismatch_max = max(statistics.mismatch_max, float(difference.max()))
 
-    def _padded(self, examples: list[Example], rows: list[int]) -> Padded:
+    def _micro_batch(self, examples: list[Example], rows: list[int]) -> MicroBatch:
         chosen = [examples[row] for row in rows] or [Example(np.zeros(2, np.int32), prompt_length=1)]
+        if self._policy.packing:
+            return Packed(chosen, self._engine.device)
         return Padded(chosen, self._pad, self._engine.device)
 
-    def _forward(self, batch: Padded, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self._engine(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False).logits
-        return completion_log_probs(logits, batch.targets, temperature)
+    def _forward(self, batch: MicroBatch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and entropies of the completions, [examples, width] each."""
+        logits = self._engine(**batch.inputs, use_cache=False).logits
+        log_probs, entropy = completion_log_probs(logits, batch.targets, temperature)
+        return batch.by_example(log_probs), batch.by_example(entropy)
 
     def save(self, folder: Path, tokenizer_from: Path) -> None:
         """Write the model in Hugging Face format with its tokenizer; the folder appears when it is complete."""

@@ -5,6 +5,7 @@ A token is carried from the engine that sampled it to the gradient without being
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,12 +58,14 @@ class RolloutGroup:
 class GroupScore:
     """What the driver learns of a group: scalars only. The lists have an entry for each of the n judgements.
 
-    `index` is the prompt's place in the batch; `right`, `none` and `first` say whether the verdict was gold, was
+    `index` is the prompt's place in the batch; `parts` has each reward's parts by name, without their weights; `right`,
+    `none` and `first` say whether the verdict was gold, was
     missing, and named the candidate that was shown first; `lengths` are in tokens.
     """
 
     index: int
     rewards: list[float]
+    parts: list[Mapping[str, float]]
     right: list[bool]
     none: list[bool]
     first: list[bool]

@@ -44,7 +44,7 @@ class _ReferenceModel:
         with torch.inference_mode():
             for rows in micro_batches([len(example.ids) for example in examples], self._budget):
                 batch = Padded([examples[row] for row in rows], 0, self._device)
-                logits = self._model(input_ids=batch.ids, logits_to_keep=batch.keep, use_cache=False).logits
+                logits = self._model(**batch.inputs, use_cache=False).logits
                 scored |= zip(
                     rows, batch.rows(completion_log_probs(logits, batch.targets, temperature)[0]), strict=True
                 )

@@ -103,8 +103,8 @@ class _RolloutEngine:
         """Returns the engine's process id once the model is loaded."""
         return os.getpid()
 
-    def rollout(self, tasks: Sequence[Task], sampling: Sampling, seed: int) -> Iterator[RolloutGroup]:
-        """Sample every task and yield groups as they finish.
+    def rollout(self, tasks: Sequence[Task], sampling: Sampling, seed: int) -> Iterator[int | RolloutGroup]:
+        """Sample every task; as each group finishes, yield the place of its task among `tasks`, then the group.
 
         Every prompt must leave room for `max_new_tokens` under the engine's `max_model_len`; ValueError otherwise.
         """
@@ -122,17 +122,18 @@ class _RolloutEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        prompts = {str(task.index): self._prompt(task, sampling.max_new_tokens) for task in tasks}
+        prompts = [self._prompt(task, sampling.max_new_tokens) for task in tasks]
         torch.manual_seed(seed)
         engine = self._llm.llm_engine
-        for request, prompt in prompts.items():
-            engine.add_request(request, {"prompt_token_ids": prompt.ids.tolist()}, params)
+        for place, prompt in enumerate(prompts):
+            engine.add_request(str(place), {"prompt_token_ids": prompt.ids.tolist()}, params)
         while engine.has_unfinished_requests():
             for output in engine.step():
                 if output.finished:
                     rollouts = tuple(_rollout(completion) for completion in output.outputs)
-                    request = output.request_id
-                    yield RolloutGroup(int(request), prompts[request], rollouts, self._version)
+                    place = int(output.request_id)
+                    yield place
+                    yield RolloutGroup(tasks[place].index, prompts[place], rollouts, self._version)
 
     def _prompt(self, task: Task, max_new_tokens: int) -> Prompt:
         ids = self._encoder.encode_prompt(self._format.render(task.pair, task.order))
@@ -217,15 +218,15 @@ class RolloutPool:
         """Wait until every engine has loaded the model."""
         ray.get([engine.ready.remote() for engine in self.engines], timeout=self._timeout_s)
 
-    def rollout(self, tasks: Sequence[Task], sampling: Sampling, seed: object) -> Iterator[ray.ObjectRef]:
-        """Sample every task; yields a ref of a RolloutGroup as each group finishes.
+    def rollout(self, tasks: Sequence[Task], sampling: Sampling, seed: object) -> Iterator[tuple[Task, ray.ObjectRef]]:
+        """Sample every task; yields the task and a ref of its RolloutGroup as each group finishes.
 
         Which engine samples which task, and the seed of each engine's batch, follow from the arguments alone.
         Raises TimeoutError where the batch takes longer than `rollout.timeout_s`.
         """
         count = len(self.engines)
         running = {
-            engine.rollout.options(num_returns="streaming").remote(share, sampling, batch_seed(seed, index))
+            engine.rollout.options(num_returns="streaming").remote(share, sampling, batch_seed(seed, index)): share
             for index, engine in enumerate(self.engines)
             if (share := tasks[index::count])
         }
@@ -234,9 +235,11 @@ class RolloutPool:
             if not ready:
                 raise TimeoutError(f"no engine finished a group within rollout.timeout_s={self._timeout_s:.0f}")
             try:
-                yield next(ready[0])
+                place = next(ready[0])
             except StopIteration:
-                running.discard(ready[0])
+                del running[ready[0]]
+            else:
+                yield running[ready[0]][ray.get(place)], next(ready[0])
 
     def score(self, ids: Sequence[int]) -> list[LogProbs]:
         """Every engine's log-probabilities of a fixed text."""

@@ -1,31 +1,37 @@
-"""The rule-based verifier: a judgement's text and gold become a reward."""
+"""The rule-based verifier: judgements' texts and gold become rewards."""
 
 from __future__ import annotations
 
 import importlib
-import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import cast
 
 import ray
 
 from actors.config import VerifierConfig
 from actors.records import GroupScore, RolloutGroup
 from actors.tokens import PromptEncoder
-from evals.prompts import prompt_format
+from evals.pairs import Pair
+from evals.prompts import PromptFormat, prompt_format
+from evals.rewards import Reward, RewardConfig, reward_one
 from evals.verdicts import Gold, Judgement, Verdict
+from evals.writing import write_whole
 
-Reward = Callable[[Verdict, Gold], float]
+Rule = Callable[[Verdict, Gold], float]
+Rewarder = Callable[[Judgement, Pair, Sequence[bool]], Reward]
+Rewarded = tuple[Judgement, Reward]
 
 
 class TimeLimitError(BaseException):
     """An item took longer than the verifier's time limit. No `except Exception` in a rule can swallow it."""
 
 
-def load_reward(path: str) -> Reward:
+def load_rule(path: str) -> Rule:
     """The function named as `module:function`. Raises ValueError saying which half cannot be found."""
     module_name, _, name = path.partition(":")
     try:
@@ -35,34 +41,34 @@ def load_reward(path: str) -> Reward:
 
 
 class _Verifier:
-    """Parses every judgement of a group and rewards it. It has no state, so it can be restarted at any time."""
+    """Parses every judgement of a pair and rewards it. It has no state, so it can be restarted at any time."""
 
     def __init__(self, model: str, format_: str, benchmark: str, model_name: str, config: VerifierConfig):
         self._encoder = PromptEncoder(model)
         self._format = prompt_format(format_)
         self._benchmark, self._model_name = benchmark, model_name
-        self._reward = load_reward(config.reward)
+        self._reward = _rewarder(config.reward, self._format)
         self._limit = config.time_limit_s
 
-    def score(self, group: RolloutGroup) -> tuple[GroupScore, list[tuple[Judgement, float]]]:
-        """Rewards of one group, and its judgements with them. Call it with `num_returns=2`."""
-        scored = [self._item(group, sample) for sample in range(len(group.rollouts))]
-        verdicts = [judgement.verdict for judgement, _ in scored]
-        prompt = group.prompt
-        shown_first = "a" if prompt.order == "ab" else "b"
-        score = GroupScore(
-            index=group.index,
-            rewards=[reward for _, reward in scored],
-            right=[verdict is not None and verdict == prompt.pair.gold for verdict in verdicts],
-            none=[verdict is None for verdict in verdicts],
-            first=[verdict == shown_first for verdict in verdicts],
-            lengths=[len(rollout.ids) for rollout in group.rollouts],
-            truncated=[rollout.truncated for rollout in group.rollouts],
-            prompt_length=len(prompt.ids),
-        )
-        return score, scored
+    def score(self, *groups: RolloutGroup) -> tuple[list[GroupScore], list[Rewarded]]:
+        """Scores of one pair's groups, one an order, and all their judgements with rewards, group after group.
 
-    def _item(self, group: RolloutGroup, sample: int) -> tuple[Judgement, float]:
+        A reward for consistency needs the groups of both orders in one call. Call it with `num_returns=2`.
+        """
+        read = [[self._read(group, sample) for sample in range(len(group.rollouts))] for group in groups]
+        right = [[_right(judgement) for judgement in judgements] for judgements in read]
+        scores, judged = [], []
+        for number, group in enumerate(groups):
+            other = [
+                ok for place, one in enumerate(right) if groups[place].prompt.order != group.prompt.order for ok in one
+            ]
+            rewarded = [self._rewarded(judgement, group.prompt.pair, other) for judgement in read[number]]
+            scores.append(_group_score(group, rewarded))
+            judged += rewarded
+        return scores, judged
+
+    def _read(self, group: RolloutGroup, sample: int) -> Judgement:
+        """What was sampled, as text and verdict; none where reading takes too long."""
         rollout, prompt = group.rollouts[sample], group.prompt
         text, verdict, ratings = "", None, None
         try:
@@ -70,11 +76,9 @@ class _Verifier:
                 text = self._encoder.decode(rollout.ids)
                 parsed = self._format.parse(text, prompt.order)
                 verdict, ratings = parsed.verdict, parsed.ratings
-                reward = float(self._reward(verdict, prompt.pair.gold)) if prompt.pair.gold else 0.0
         except TimeLimitError:
             verdict, ratings = None, None
-            reward = float(self._no_verdict(prompt.pair.gold))
-        judgement = Judgement(
+        return Judgement(
             benchmark=self._benchmark,
             pair_id=prompt.pair.id,
             subset=prompt.pair.subset,
@@ -90,32 +94,67 @@ class _Verifier:
             version=group.version,
             ratings=ratings,
         )
-        return judgement, reward
 
-    def _no_verdict(self, gold: Gold | None) -> float:
-        """The reward of no verdict; -1 where the rule itself is what does not come back."""
-        if gold is None:
-            return 0.0
+    def _rewarded(self, judgement: Judgement, pair: Pair, other: Sequence[bool]) -> Rewarded:
+        """The judgement with its reward; one whose reward takes too long counts as having no verdict."""
+        if pair.gold is None:
+            return judgement, Reward(0.0, {})
         try:
             with _time_limit(self._limit):
-                return self._reward(None, gold)
+                return judgement, self._reward(judgement, pair, other)
         except TimeLimitError:
-            return -1.0
+            judgement = replace(judgement, verdict=None, ratings=None)
+        try:
+            with _time_limit(self._limit):
+                return judgement, self._reward(replace(judgement, text=""), pair, other)
+        except TimeLimitError:  # the rule itself is what does not come back
+            return judgement, Reward(-1.0, {})
 
-    def write(self, path: Path, extra: dict[str, object], *groups: list[tuple[Judgement, float]]) -> int:
-        """Write the judgements of groups as JSON lines, each with its reward and `extra`. Returns how many.
+    def write(self, path: Path, extra: dict[str, object], *pairs: list[Rewarded]) -> int:
+        """Write the judgements of pairs as JSON lines, each with its reward, the parts of that, and `extra`.
+
+        Returns how many.
 
         The file appears when it is complete, so writing again after a restart does no harm.
         """
-        lines = [judgement.to_json(**extra, reward=reward) for group in groups for judgement, reward in group]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        beside.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        beside.replace(path)
+        lines = [
+            judgement.to_json(**extra, reward=reward.total, reward_parts=dict(reward.parts))
+            for pair in pairs
+            for judgement, reward in pair
+        ]
+        write_whole(path, "".join(line + "\n" for line in lines))
         return len(lines)
 
 
 Verifier = ray.remote(_Verifier)
+
+
+def _rewarder(reward: RewardConfig | str, format_: PromptFormat) -> Rewarder:
+    """The configured parts, or a rule of one's own, as one function."""
+    if isinstance(reward, RewardConfig):
+        return lambda judgement, pair, other: reward_one(judgement, pair, format_, reward, other)
+    rule = load_rule(reward)
+    return lambda judgement, pair, other: Reward(float(rule(judgement.verdict, cast(Gold, pair.gold))), {})
+
+
+def _right(judgement: Judgement) -> bool:
+    return judgement.verdict is not None and judgement.verdict == judgement.gold
+
+
+def _group_score(group: RolloutGroup, rewarded: Sequence[Rewarded]) -> GroupScore:
+    verdicts = [judgement.verdict for judgement, _ in rewarded]
+    shown_first = "a" if group.prompt.order == "ab" else "b"
+    return GroupScore(
+        index=group.index,
+        rewards=[reward.total for _, reward in rewarded],
+        parts=[reward.parts for _, reward in rewarded],
+        right=[_right(judgement) for judgement, _ in rewarded],
+        none=[verdict is None for verdict in verdicts],
+        first=[verdict == shown_first for verdict in verdicts],
+        lengths=[len(rollout.ids) for rollout in group.rollouts],
+        truncated=[rollout.truncated for rollout in group.rollouts],
+        prompt_length=len(group.prompt.ids),
+    )
 
 
 @contextmanager

@@ -166,23 +166,30 @@ def reward(
             raise RewardError(f"pair {pair.id!r}: a judgement of pair {judgement.pair_id!r} was handed in with its own")
     right = [judgement.verdict == pair.gold for judgement in judgements]
     found = []
-    for judgement, correct in zip(judgements, right, strict=True):
+    for judgement in judgements:
         other = [ok for one, ok in zip(judgements, right, strict=True) if one.order != judgement.order]
-        parts = {"correctness": rm_r1(judgement.verdict, pair.gold)}
-        if config.consistency.weight and other:
-            parts["consistency"] = correct * sum(other) / len(other)
-        if config.format.weight:
-            complete = judgement.verdict is not None and not incomplete(judgement.text, format_)
-            parts["format"] = 0.0 if complete else -1.0
-        if config.length.weight:
-            parts["length"] = _length(len(own_words(judgement.text, format_)), config.length)
-        if config.evidence.weight:
-            parts["evidence"] = _evidence(judgement, pair, format_, correct)
-        if config.margin.weight and config.margin.field in pair.meta and judgement.ratings is not None:
-            parts["margin"] = _margin(judgement.ratings, pair, correct, config.margin)
-        total = sum(getattr(config, name).weight * value for name, value in parts.items())
-        found.append(Reward(total, parts))
+        found.append(reward_one(judgement, pair, format_, config, other))
     return found
+
+
+def reward_one(
+    judgement: Judgement, pair: Pair, format_: PromptFormat, config: RewardConfig, other: Sequence[bool]
+) -> Reward:
+    """The reward of one judgement of a labelled pair; `other` says which judgements of the other order are right."""
+    correct = judgement.verdict == pair.gold
+    parts = {"correctness": 1.0 if correct else -1.0}
+    if config.consistency.weight and other:
+        parts["consistency"] = correct * sum(other) / len(other)
+    if config.format.weight:
+        complete = judgement.verdict is not None and not incomplete(judgement.text, format_)
+        parts["format"] = 0.0 if complete else -1.0
+    if config.length.weight:
+        parts["length"] = _length(len(own_words(judgement.text, format_)), config.length)
+    if config.evidence.weight:
+        parts["evidence"] = _evidence(judgement, pair, format_, correct)
+    if config.margin.weight and config.margin.field in pair.meta and judgement.ratings is not None:
+        parts["margin"] = _margin(judgement.ratings, pair, correct, config.margin)
+    return Reward(sum(getattr(config, name).weight * value for name, value in parts.items()), parts)
 
 
 def _length(words: int, length: Length) -> float:

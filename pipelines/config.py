@@ -44,18 +44,26 @@ PRESETS = Path(__file__).parent / "presets"
 class DataConfig(Settings):
     """What is judged. Without `train` the synthetic task is, which never runs out."""
 
-    train: Path | None = Field(None, description="JSON lines of labelled pairs; empty: the embedded synthetic task")
-    heldout: Path | None = Field(None, description="pairs to evaluate on; empty: split off `train` by question")
+    train: Path | None = Field(
+        None,
+        description="JSON lines of labelled pairs, or a recipe (.yaml) that makes them; empty: the synthetic task",
+    )
+    heldout: Path | None = Field(
+        None, description="pairs to evaluate on; empty: the recipe's, else split off `train` by question"
+    )
     heldout_share: float = Field(0.2, gt=0, lt=1, description="share of questions split off where no file is named")
     format: FormatName = Field("compact", description=f"prompt format: {', '.join(FORMATS)}")
     both_orders: bool = Field(True, description="judge every pair in both orders within one batch")
 
 
 class DistillConfig(Settings):
-    """Supervised fine-tuning on the oracle's traces."""
+    """Supervised fine-tuning on traces: a teacher's, or the embedded oracle's."""
 
+    traces: str = Field("", description="traces.jsonl of `teach.py`, or a hub data set; empty: the embedded oracle's")
     steps: PositiveInt = 400
+    epochs: PositiveInt | None = Field(None, description="in place of steps: times through `traces`")
     batch: PositiveInt = Field(64, description="traces an optimizer step")
+    save_every: PositiveInt | None = Field(None, description="steps between checkpoints to resume from; empty: none")
     slip_rate: float = Field(
         0.25, ge=0, le=1, description="how often a trace's reasoning takes a wrong step; 3 times that in the blind spot"
     )
@@ -86,8 +94,8 @@ class RunConfig(BaseSettings):
     run_dir: Path = Field(Path("runs/quickstart"), description="where everything the run writes goes")
     seed: int = 0
     steps: PositiveInt = Field(100, description="GRPO steps")
-    model: Path | None = Field(None, description="Hugging Face folder to start GRPO from; empty: distil first")
-    base: Path | None = Field(None, description="Hugging Face folder to distil; empty: the embedded model")
+    model: str = Field("", description="Hugging Face folder or hub name to start GRPO from; empty: distil first")
+    base: str = Field("", description="Hugging Face folder or hub name to distil; empty: the embedded model")
     embedded: EmbeddedModelConfig = EmbeddedModelConfig()
     data: DataConfig = DataConfig()
     distill: DistillConfig = DistillConfig()

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,19 +40,19 @@ from pipelines.stream import Data
 
 @dataclass(frozen=True)
 class Scored:
-    """A group as the driver knows it: a ref to its tokens, a ref to its judgements, and its scores."""
+    """A group as the driver knows it: a ref to its tokens, and its scores."""
 
     group: ray.ObjectRef
-    judgements: ray.ObjectRef
     score: GroupScore
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sampled: the groups to train on, and all of them."""
+    """What one step sampled: the groups to train on, all of them, and refs to the judgements of each pair."""
 
     kept: list[Scored]
     sampled: list[Scored]
+    judgements: list[ray.ObjectRef]
     refills: int
 
 
@@ -82,8 +83,7 @@ def grpo_step(graph: Graph, tasks: Iterator[Task], config: RunConfig, run: Run, 
     clock = Clock()
     with clock("rollout"):
         batch = collect(graph, tasks, config, step)
-    judged = [one.judgements for one in batch.sampled]
-    written = graph.verifier.write.remote(run.judgements(step), {"step": step}, *judged)
+    written = graph.verifier.write.remote(run.judgements(step), {"step": step}, *batch.judgements)
 
     update: dict[str, float] = {}
     probe = None
@@ -118,22 +118,39 @@ def collect(graph: Graph, tasks: Iterator[Task], config: RunConfig, step: int) -
     """
     kept: list[Scored] = []
     sampled: list[Scored] = []
+    judgements: list[ray.ObjectRef] = []
     for round_ in range(1 + config.grpo.refill_rounds):
         missing = config.grpo.groups - len(kept)
         wave = list(itertools.islice(tasks, missing + (missing % 2 if config.data.both_orders else 0)))
-        seed = (config.seed, "step", step, round_)
-        pending = [
-            (group, *graph.verifier.score.options(num_returns=2).remote(group))
-            for group in graph.pool.rollout(wave, Sampling.of(config.rollout), seed)
-        ]
-        scores = ray.get([score for _, score, _ in pending], timeout=config.rollout.timeout_s)
-        scored = [Scored(group, judged, score) for (group, _, judged), score in zip(pending, scores, strict=True)]
-        scored.sort(key=lambda one: one.score.index)
-        sampled += scored
-        kept += [one for one in scored if not one.score.zero_variance]
+        groups, pairs = rollout_and_score(graph, wave, config, (config.seed, "step", step, round_))
+        judgements += pairs
+        sampled += groups
+        kept += [one for one in groups if not one.score.zero_variance]
         if len(kept) >= config.grpo.groups:
             break
-    return Batch(kept, sampled, refills=round_)
+    return Batch(kept, sampled, judgements, refills=round_)
+
+
+def rollout_and_score(
+    graph: Graph, wave: Sequence[Task], config: RunConfig, seed: object
+) -> tuple[list[Scored], list[ray.ObjectRef]]:
+    """Sample every task of a wave; score each pair once the groups of all its orders are there.
+
+    Returns the groups and refs to the pairs' judgements, both in the order of the wave.
+    """
+    orders = 2 if config.data.both_orders else 1
+    arrived: dict[int, dict[int, ray.ObjectRef]] = defaultdict(dict)
+    scoring: dict[int, tuple[ray.ObjectRef, ray.ObjectRef]] = {}
+    for task, group in graph.pool.rollout(wave, Sampling.of(config.rollout), seed):
+        number = task.index // orders
+        arrived[number][task.index] = group
+        if len(arrived[number]) == orders:
+            both = [arrived[number][index] for index in sorted(arrived[number])]
+            scoring[number] = graph.verifier.score.options(num_returns=2).remote(*both)
+    numbers = sorted(scoring)
+    scores = ray.get([scoring[number][0] for number in numbers], timeout=config.rollout.timeout_s)
+    groups = [Scored(arrived[n][score.index], score) for n, pair in zip(numbers, scores, strict=True) for score in pair]
+    return groups, [scoring[number][1] for number in numbers]
 
 
 def reference_log_probs(graph: Graph, groups: list[ray.ObjectRef], rollout: RolloutConfig) -> list[ray.ObjectRef]:
@@ -181,7 +198,7 @@ def main() -> None:
         return
     with readable_errors():
         data = Data.load(config.data, config.seed, config.evaluation.pairs)
-        given = hugging_face_folder(config.model) if config.model else None
+        given = hugging_face_folder(Path(config.model)) if config.model else None
         with Run.open(config) as run:
             train(config, run, data, given or distilled_model(config, run, data))
 

@@ -32,12 +32,12 @@ def evaluate(
     save_pairs(run.folder / "eval" / "pairs.jsonl", pairs)
     for mode, how in {"greedy": replace(sampling, temperature=0.0), "sampled": sampling}.items():
         with run.clock("evaluate"):
-            groups = pool.rollout(tasks, how, (config.seed, "evaluate", mode))
-            scored = [verifier.score.options(num_returns=2).remote(group) for group in groups]
-            indices = [s.index for s in ray.get([s for s, _ in scored])]
-            in_order = [judged for _, (_, judged) in sorted(zip(indices, scored, strict=True), key=lambda x: x[0])]
+            judged = {
+                task.index: verifier.score.options(num_returns=2).remote(group)[1]
+                for task, group in pool.rollout(tasks, how, (config.seed, "evaluate", mode))
+            }
             path = run.folder / "eval" / f"{label}-{mode}.jsonl"
-            ray.get(verifier.write.remote(path, {}, *in_order))
+            ray.get(verifier.write.remote(path, {}, *(judged[index] for index in sorted(judged))))
         found[mode] = score(read_judgements([path], PAIRS.name)[PAIRS.name], both_orders=True)
     greedy, sampled = found["greedy"], found["sampled"]
     run.say(

@@ -6,7 +6,6 @@ judged at all, because its prompt is too long, comes back as judgements without 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -23,9 +22,9 @@ from actors.placement import Placement, rollout_plan
 from actors.rollout import RolloutPool, Sampling, Task
 from actors.verifier import Verifier
 from evals.errors import ReadableError
-from evals.prompts import FORMATS, prompt_format
 from evals.verdicts import Judgement
 from pipelines.config import RunConfig
+from pipelines.ledger import asked_in
 from pipelines.run import connect, hugging_face_folder
 
 IN_FLIGHT = 64
@@ -124,27 +123,23 @@ class EngineJudge:
             else:
                 reason = f"the prompt has {length} tokens; {room} fit beside a judgement"
                 yield Answer(task, unasked(task, self.settings["format"], self.name, samples, length), reason)
-        by_index = {task.index: task for task in fitting}
-        pending: dict[ray.ObjectRef, ray.ObjectRef] = {}
+        pending: dict[ray.ObjectRef, Task] = {}
         sampling = replace(self._sampling, samples=len(samples))
-        for group in graph.pool.rollout(fitting, sampling, (seed, samples.start)):
-            score, judged = graph.verifier.score.options(num_returns=2).remote(group)
-            pending[judged] = score
-            yield from self._finished(pending, by_index, samples, wait=len(pending) > IN_FLIGHT)
+        for task, group in graph.pool.rollout(fitting, sampling, (seed, samples.start)):
+            _, judged = graph.verifier.score.options(num_returns=2).remote(group)
+            pending[judged] = task
+            yield from self._finished(pending, samples, wait=len(pending) > IN_FLIGHT)
         while pending:
-            yield from self._finished(pending, by_index, samples, wait=True)
+            yield from self._finished(pending, samples, wait=True)
 
-    def _finished(
-        self, pending: dict[ray.ObjectRef, ray.ObjectRef], by_index: dict[int, Task], samples: range, wait: bool
-    ) -> Iterator[Answer]:
+    def _finished(self, pending: dict[ray.ObjectRef, Task], samples: range, wait: bool) -> Iterator[Answer]:
         limit = self._config.rollout.timeout_s if wait else 0
         ready, _ = ray.wait(list(pending), num_returns=1 if wait else len(pending), timeout=limit)
         if wait and not ready:
             raise JudgeError(f"the verifier did not answer within rollout.timeout_s={limit:.0f}")
         for judged in ready:
-            score, scored = ray.get([pending.pop(judged), judged])
-            numbered = [replace(one, sample=n) for n, (one, _) in zip(samples, scored, strict=True)]
-            yield Answer(by_index[score.index], numbered)
+            numbered = [replace(one, sample=n) for n, (one, _) in zip(samples, ray.get(judged), strict=True)]
+            yield Answer(pending.pop(judged), numbered)
 
 
 def model_folder(model: str) -> Path:
@@ -187,12 +182,6 @@ def trained_format(model: Path) -> str | None:
     """The prompt format that a judge was trained in, where its folder says it."""
     card = JudgeCard.load(model)
     return card.format if card else None
-
-
-def asked_in(format_: str) -> dict[str, str]:
-    """What tells one way to ask from another: the format's name, and what a template file holds."""
-    template = {} if format_ in FORMATS else {"template": hashlib.sha256(Path(format_).read_bytes()).hexdigest()}
-    return {"format": prompt_format(format_).name, **template}
 
 
 def _weights(model: Path) -> str:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from actors.records import GroupScore
 
-_UPDATE = ("loss", "kl", "entropy", "clip_ratio", "mismatch", "mismatch_max", "grad_norm", "lr", "trained_tokens")
+_UPDATE = (
+    "loss",
+    "kl",
+    "entropy",
+    "clip_ratio",
+    "corrected",
+    "mismatch",
+    "mismatch_max",
+    "grad_norm",
+    "lr",
+    "trained_tokens",
+)
 
 
 def step_metrics(
@@ -31,6 +43,7 @@ def step_metrics(
     return {
         "version": version,
         "reward": _mean(rewards),
+        "reward_parts": _part_means(sampled),
         "accuracy": _mean([right for score in sampled for right in score.right]),
         "no_verdict": _mean([none for score in sampled for none in score.none]),
         "first_share": _mean([first for score in sampled for first in score.first]),
@@ -66,6 +79,16 @@ def step_line(step: int, metrics: Mapping[str, Any]) -> str:
 
 def _number(value: float | None, spec: str) -> str:
     return "-".rjust(int(spec.split(".")[0])) if value is None else format(value, spec)
+
+
+def _part_means(sampled: Sequence[GroupScore]) -> dict[str, float]:
+    """Each part's mean over the judgements that have it, without its weight."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for score in sampled:
+        for parts in score.parts:
+            for name, value in parts.items():
+                values[name].append(value)
+    return {name: _mean(found) for name, found in values.items()}
 
 
 def _mean(values: Sequence[float]) -> float:

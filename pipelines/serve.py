@@ -79,9 +79,9 @@ def _arguments(argv: Sequence[str]) -> tuple[RunConfig, argparse.Namespace]:
 
 
 def _judge_folder(config: RunConfig) -> tuple[Path, JudgeCard]:
-    folder = config.model
-    if folder is None:
+    if not config.model:
         raise ServeError("name the judge to serve: --model FOLDER")
+    folder = Path(config.model)
     if not folder.is_dir():
         raise ServeError(f"--model {folder}: there is no such folder")
     needed = {"config.json": "the model's configuration", "tokenizer_config.json": "its tokenizer"}

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.config import LossConfig
+from actors.config import CorrectionConfig, LossConfig
 from actors.losses import LossTerms, Totals, completion_log_probs, group_advantages, grpo_loss, sft_loss
 
 MEAN = LossConfig(advantage="mean")
@@ -190,13 +190,14 @@ def test_value_and_gradient_are_those_of_trl(
 
 
 def one_token(
-    log_ratio: float, advantage: float, config: LossConfig, to_reference: float = 0.0
+    log_ratio: float, advantage: float, config: LossConfig, to_reference: float = 0.0, to_engine: float = 0.0
 ) -> tuple[LossTerms, float]:
-    """Loss of a batch of one token, and its gradient; `log_ratio` is to the old policy."""
+    """Loss of a batch of one token, and its gradient; `log_ratio` is to the old policy, whose own is `to_engine`."""
     log_prob = torch.tensor([[-1.0]], requires_grad=True)
     one = torch.ones(1, 1)
+    old = log_prob.detach() - log_ratio
     reference = log_prob.detach() - to_reference if config.kl_coef else None
-    terms = grpo_loss(log_prob, log_prob.detach() - log_ratio, reference, advantage * one, one, Totals(1, 1, 1), config)
+    terms = grpo_loss(log_prob, old, reference, advantage * one, one, Totals(1, 1, 1), config, old - to_engine)
     return terms, float(torch.autograd.grad(terms.loss, log_prob)[0])
 
 
@@ -238,6 +239,61 @@ def test_kl_estimators_of_one_token_worked_out_by_hand(estimator: str, value: fl
     assert terms.kl == pytest.approx(value, rel=1e-5)
     assert float(terms.loss.detach()) == pytest.approx(0.5 * value, rel=1e-5)
     assert found == pytest.approx(0.5 * gradient, rel=1e-5)
+
+
+def test_the_unbiased_kl_has_the_gradient_of_the_kl_itself() -> None:
+    """The mean over a whole distribution, drawn from an old policy, against the KL written down and derived."""
+    generator = torch.Generator().manual_seed(2)
+    logits, old, reference = (torch.randn(1, 5, generator=generator).log_softmax(-1) for _ in range(3))
+    logits.requires_grad_()
+    log_probs = logits.log_softmax(-1)
+    exact = torch.autograd.grad((log_probs.exp() * (log_probs - reference)).sum(), logits, retain_graph=True)[0]
+
+    def expected_gradient(config: LossConfig) -> torch.Tensor:
+        found = torch.zeros_like(logits)
+        for token in range(5):
+            one = torch.ones(1, 1)
+            drawn = [values[:, token : token + 1] for values in (log_probs, old, reference)]
+            terms = grpo_loss(*drawn, 0 * one, one, Totals(1, 1, 1), config)
+            found += old.exp()[0, token] * torch.autograd.grad(terms.loss, logits, retain_graph=True)[0]
+        return found
+
+    for estimator in ("k1", "k2", "k3"):
+        unbiased = LossConfig(kl_coef=1.0, kl_estimator=estimator, kl_unbiased=True)
+        torch.testing.assert_close(expected_gradient(unbiased), exact, rtol=1e-4, atol=1e-6)
+        biased = LossConfig(kl_coef=1.0, kl_estimator=estimator)
+        assert not torch.allclose(expected_gradient(biased), exact, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("level", "mode", "ratio", "weight"),
+    [
+        ("token", "mask", 1.5, 1.5),  # inside the band: the engine's tokens count as often as the trainer's would
+        ("token", "mask", 3.0, 0.0),
+        ("token", "mask", 0.4, 0.0),
+        ("token", "clip", 3.0, 2.0),
+        ("token", "clip", 0.4, 0.5),
+        ("seq", "mask", 1.5, 1.5),
+        ("seq", "mask", 3.0, 0.0),
+    ],
+)
+def test_importance_correction_of_one_token_worked_out_by_hand(
+    level: str, mode: str, ratio: float, weight: float
+) -> None:
+    config = LossConfig(kl_coef=0, correction=CorrectionConfig(level=level, mode=mode, band=(0.5, 2.0)))
+    terms, gradient = one_token(0.0, 3.0, config, to_engine=math.log(ratio))
+
+    assert float(terms.loss.detach()) == pytest.approx(-3.0 * weight, rel=1e-5)
+    assert gradient == pytest.approx(-3.0 * weight, rel=1e-5)
+    assert terms.corrected == (ratio != 1.5)
+
+
+def test_dual_clip_bounds_the_loss_of_a_bad_token_that_became_likely() -> None:
+    terms, gradient = one_token(math.log(5), -2.0, LossConfig(kl_coef=0, dual_clip=3.0))
+
+    assert float(terms.loss.detach()) == pytest.approx(3.0 * 2.0)
+    assert gradient == 0
+    assert one_token(math.log(5), -2.0, LossConfig(kl_coef=0))[1] == pytest.approx(5 * 2.0, rel=1e-5)
 
 
 def test_aggregation_worked_out_by_hand() -> None:

@@ -38,7 +38,7 @@ def tasks(count: int) -> list[Task]:
 
 
 def rollout(pool: RolloutPool, batch: list[Task], seed: object, sampling: Sampling = SAMPLING) -> list[RolloutGroup]:
-    return sorted((ray.get(ref) for ref in pool.rollout(batch, sampling, seed)), key=lambda group: group.index)
+    return sorted((ray.get(ref) for _, ref in pool.rollout(batch, sampling, seed)), key=lambda group: group.index)
 
 
 def sampled(groups: list[RolloutGroup]) -> list[list[int]]:

@@ -15,7 +15,7 @@ import pytest
 from actors.config import VerifierConfig
 from actors.records import Prompt, Rollout, RolloutGroup
 from actors.tokens import PromptEncoder
-from actors.verifier import _Verifier, load_reward
+from actors.verifier import _Verifier, load_rule
 from evals.judgements import read_judgements
 from evals.pairs import Message, Pair
 from evals.prompts import COMPACT
@@ -92,7 +92,7 @@ def test_rewards_of_a_group_worked_out_by_hand(
     first_shown: list[bool],
 ) -> None:
     made = group(encoder, order, gold, FIRST, SECOND, NEITHER, FIRST)
-    score, judged = make_verifier().score(made)
+    (score,), judged = make_verifier().score(made)
 
     assert score.index == 5
     assert score.rewards == rewards
@@ -107,7 +107,7 @@ def test_rewards_of_a_group_worked_out_by_hand(
 
     shown_first, shown_second = order
     assert [judgement.verdict for judgement, _ in judged] == [shown_first, shown_second, None, shown_first]
-    assert [reward for _, reward in judged] == rewards
+    assert [(reward.total, reward.parts) for _, reward in judged] == [(r, {"correctness": r}) for r in rewards]
     assert judged[1][0] == Judgement(
         benchmark="made",
         pair_id="p7",
@@ -130,7 +130,7 @@ def test_a_truncated_judgement_is_reported_as_such(
 ) -> None:
     made = group(encoder, "ab", "a", FIRST)
     cut = Rollout(made.rollouts[0].ids[:3], made.rollouts[0].log_probs[:3], truncated=True)
-    score, judged = make_verifier().score(RolloutGroup(0, made.prompt, (*made.rollouts, cut), 0))
+    (score,), judged = make_verifier().score(RolloutGroup(0, made.prompt, (*made.rollouts, cut), 0))
 
     assert score.truncated == [False, True]
     assert score.none == [False, True]
@@ -139,7 +139,7 @@ def test_a_truncated_judgement_is_reported_as_such(
 
 
 def test_a_pair_without_gold_earns_nothing(make_verifier: Callable[..., _Verifier], encoder: PromptEncoder) -> None:
-    score, judged = make_verifier().score(group(encoder, "ab", None, FIRST, NEITHER))
+    (score,), judged = make_verifier().score(group(encoder, "ab", None, FIRST, NEITHER))
 
     assert score.rewards == [0.0, 0.0]
     assert score.right == [False, False]
@@ -147,7 +147,7 @@ def test_a_pair_without_gold_earns_nothing(make_verifier: Callable[..., _Verifie
 
 
 def test_equal_rewards_have_no_variance(make_verifier: Callable[..., _Verifier], encoder: PromptEncoder) -> None:
-    score, _ = make_verifier().score(group(encoder, "ab", "a", SECOND, NEITHER))
+    (score,), _ = make_verifier().score(group(encoder, "ab", "a", SECOND, NEITHER))
 
     assert score.zero_variance
 
@@ -157,7 +157,7 @@ def test_a_rule_that_does_not_come_back_costs_its_item_alone(
 ) -> None:
     verifier = make_verifier(reward=f"{rules}:loops_on_b", time_limit_s=0.2)
     start = time.perf_counter()
-    score, judged = verifier.score(group(encoder, "ab", "a", FIRST, SECOND, FIRST, NEITHER))
+    (score,), judged = verifier.score(group(encoder, "ab", "a", FIRST, SECOND, FIRST, NEITHER))
 
     assert time.perf_counter() - start < 5
     assert score.rewards == [2.0, -3.0, 2.0, -3.0]  # what the rule gives for no verdict
@@ -170,7 +170,7 @@ def test_a_rule_that_never_comes_back_scores_minus_one(
     make_verifier: Callable[..., _Verifier], encoder: PromptEncoder, rules: str
 ) -> None:
     verifier = make_verifier(reward=f"{rules}:loops", time_limit_s=0.1)
-    score, _ = verifier.score(group(encoder, "ba", "b", FIRST, SECOND))
+    (score,), _ = verifier.score(group(encoder, "ba", "b", FIRST, SECOND))
 
     assert score.rewards == [-1.0, -1.0]
     assert score.none == [True, True]
@@ -197,6 +197,34 @@ def test_a_mistake_in_the_rule_is_not_swallowed(
         make_verifier(reward=f"{rules}:breaks").score(group(encoder, "ab", "a", FIRST))
 
 
+def test_both_orders_in_one_call_are_rewarded_for_agreeing(
+    make_verifier: Callable[..., _Verifier], encoder: PromptEncoder
+) -> None:
+    """Gold is a: right where a is shown first and [[A]] is said, or shown second and [[B]] is."""
+    shown_first = group(encoder, "ab", "a", FIRST, FIRST, SECOND, NEITHER)  # half of them right
+    shown_second = group(encoder, "ba", "a", SECOND, FIRST, FIRST, FIRST)  # a quarter right
+    (ab, ba), judged = make_verifier(reward="consistent").score(shown_first, shown_second)
+
+    assert ab.rewards == [1.25, 1.25, -1.0, -1.0]
+    assert ba.rewards == [1.5, -1.0, -1.0, -1.0]
+    assert ab.parts[0] == {"correctness": 1.0, "consistency": 0.25}
+    assert [judgement.order for judgement, _ in judged] == ["ab"] * 4 + ["ba"] * 4
+    assert [reward.total for _, reward in judged] == ab.rewards + ba.rewards
+
+    (alone,), _ = make_verifier(reward="consistent").score(shown_first)
+    assert alone.parts[0] == {"correctness": 1.0}
+
+
+def test_parts_of_a_reward_are_configured_one_by_one(
+    make_verifier: Callable[..., _Verifier], encoder: PromptEncoder
+) -> None:
+    reward = {"consistency": {"weight": 0}, "evidence": {"weight": 0}, "length": {"weight": 0}, "format": {"weight": 1}}
+    (score,), _ = make_verifier(reward=reward).score(group(encoder, "ab", "a", FIRST))
+
+    assert score.parts == [{"correctness": 1.0, "format": -1.0}], "no rubric and no evaluation"
+    assert score.rewards == [0.0]
+
+
 def test_judgements_are_written_whole_with_reward_and_extra_fields(
     make_verifier: Callable[..., _Verifier], encoder: PromptEncoder, tmp_path: Path
 ) -> None:
@@ -212,6 +240,7 @@ def test_judgements_are_written_whole_with_reward_and_extra_fields(
     assert read_judgements([path], "made", keep_text=True) == {"made": written}
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [row["reward"] for row in rows] == [1.0, -1.0, -1.0]
+    assert [row["reward_parts"] for row in rows] == [{"correctness": row["reward"]} for row in rows]
     assert {(row["step"], row["split"]) for row in rows} == {(1, "train")}
     assert [file.name for file in path.parent.iterdir()] == ["step-1.jsonl"]
 
@@ -219,7 +248,7 @@ def test_judgements_are_written_whole_with_reward_and_extra_fields(
 def test_a_reward_is_found_by_its_name() -> None:
     from evals.rewards import rm_r1
 
-    assert load_reward("evals.rewards:rm_r1") is rm_r1
+    assert load_rule("evals.rewards:rm_r1") is rm_r1
 
 
 @pytest.mark.parametrize(
@@ -227,5 +256,5 @@ def test_a_reward_is_found_by_its_name() -> None:
 )
 def test_a_reward_that_cannot_be_found_is_named(path: str) -> None:
     with pytest.raises(ValueError, match=r"verifier\.reward") as caught:
-        load_reward(path)
+        load_rule(path)
     assert repr(path) in str(caught.value)

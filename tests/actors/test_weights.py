@@ -78,7 +78,7 @@ def test_trainer_and_engine_agree_after_every_sync(
         assert policy.sync(pool, TEXT, TOLERANCE) <= TOLERANCE
         # Cached prefixes are of the new weights too: the same text again, now with blocks in the cache.
         np.testing.assert_allclose(pool.score(TEXT)[0], policy.score(TEXT), atol=TOLERANCE)
-        group = ray.get(next(pool.rollout([Task(0, task, "ab")], SAMPLING, seed=version)))
+        group = ray.get(next(pool.rollout([Task(0, task, "ab")], SAMPLING, seed=version))[1])
         assert group.version == version
         whole = np.concatenate([group.prompt.ids, group.rollouts[0].ids])
         np.testing.assert_allclose(
