@@ -5,7 +5,7 @@ A token is carried from the engine that sampled it to the gradient without being
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,10 +73,11 @@ class GroupScore:
     truncated: list[bool]
     prompt_length: int
 
-    @property
-    def zero_variance(self) -> bool:
-        """Whether every reward is the same, so that the group's advantages are zero."""
-        return min(self.rewards) == max(self.rewards)
+
+def zero_variance(scores: Sequence[GroupScore]) -> bool:
+    """Whether every reward of groups that share a baseline is the same, so that their advantages are zero."""
+    rewards = [reward for score in scores for reward in score.rewards]
+    return min(rewards) == max(rewards)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, PositiveInt, ValidationError, model_validator
@@ -71,11 +71,19 @@ class DistillConfig(Settings):
 
 
 class GrpoConfig(Settings):
-    """The GRPO loop. A group is one prompt (a pair in one order) with `rollout.samples` judgements."""
+    """The GRPO loop. A group is one prompt (a pair in one order) with `rollout.samples` judgements.
+
+    Normalised by its deviation, a group in which every right judgement has the same reward has the same advantages
+    whatever that reward is: a reward for consistency, which is the same for all right judgements of an order, only
+    counts with `baseline` pair, or with `loss.advantage` mean.
+    """
 
     groups: PositiveInt = Field(64, description="groups wanted for an optimizer batch")
     minibatches: PositiveInt = Field(1, description="optimizer steps a batch")
     refill_rounds: int = Field(1, ge=0, description="times that dropped zero-variance groups are sampled anew")
+    baseline: Literal["prompt", "pair"] = Field(
+        "prompt", description="whose rewards an advantage is measured against: one order's, or both orders' of a pair"
+    )
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig(lr=2e-4)
 
@@ -118,7 +126,9 @@ class RunConfig(BaseSettings):
                 f"placement.colocate={self.placement.colocate}, not {self.weights.transfer}: NCCL cannot join two "
                 "ranks on one GPU, CUDA handles cannot leave it, and shared memory is for CPU"
             )
-        if self.rollout.samples < 2:
+        if self.grpo.baseline == "pair" and not self.data.both_orders:
+            raise ValueError("grpo.baseline=pair needs data.both_orders: there is one order of each pair")
+        if self.rollout.samples < (1 if self.grpo.baseline == "pair" else 2):
             raise ValueError("rollout.samples must be at least 2: a group of one has no advantage")
         if self.rollout.max_new_tokens >= self.rollout.max_model_len:
             raise ValueError("rollout.max_new_tokens must leave room for a prompt under rollout.max_model_len")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import ray
@@ -52,7 +53,9 @@ def service_graph(config: RunConfig, run: Run, model: Path) -> Iterator[Graph]:
                 reference = ReferenceModel.options(**placement.reference(config.reference.threads)).remote(
                     folder, config.policy.dtype, config.reference, config.placement.device
                 )
-            policy = PolicyGroup.start(placement, model, config.policy, config.grpo.optimizer, config.steps)
+            policy = PolicyGroup.start(
+                placement, model, config.policy, config.grpo.optimizer, config.steps * config.grpo.minibatches
+            )
             pool.wait()
             policy.connect_engines(pool, config.rollout.tensor_parallel, config.weights)
             probe = ray.get(encoder.probe.remote(), timeout=config.rollout.timeout_s)
@@ -62,12 +65,15 @@ def service_graph(config: RunConfig, run: Run, model: Path) -> Iterator[Graph]:
 
 
 @contextmanager
-def policy_alone(config: RunConfig, model: Path, steps: int) -> Iterator[tuple[PolicyGroup, ActorHandle]]:
-    """The policy with distillation's optimizer and an encoder for its traces, without engines."""
+def policy_alone(config: RunConfig, model: Path) -> Iterator[tuple[Callable[[int], PolicyGroup], ActorHandle]]:
+    """What starts the policy with distillation's optimizer for so many steps, and an encoder for its traces.
+
+    There are no engines. The steps follow from the traces that fit, which the encoder measures first.
+    """
     request = plan(config.placement, config.policy, config.rollout, None)
     placement = Placement.reserve(config.placement, request)
     try:
         encoder = Encoder.options(**placement.verifier()).remote(str(model), config.data.format)
-        yield PolicyGroup.start(placement, model, config.policy, config.distill.optimizer, steps), encoder
+        yield partial(PolicyGroup.start, placement, model, config.policy, config.distill.optimizer), encoder
     finally:
         placement.release()

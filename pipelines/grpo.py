@@ -22,11 +22,11 @@ from typing import Any
 import ray
 from rich.progress import TaskID
 
-from actors.config import RolloutConfig
+from actors.config import LossConfig, RolloutConfig
 from actors.judge import JudgeCard
 from actors.losses import group_advantages
 from actors.placement import plan
-from actors.records import GroupScore
+from actors.records import GroupScore, zero_variance
 from actors.rollout import Sampling, Task
 from pipelines.config import RunConfig, as_yaml, load
 from pipelines.distill import distilled_model
@@ -48,10 +48,13 @@ class Scored:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sampled: the groups to train on, all of them, and refs to the judgements of each pair."""
+    """What one step sampled. Groups that share a baseline stand together: one, or those of a pair's both orders.
 
-    kept: list[Scored]
-    sampled: list[Scored]
+    `kept` are the groups to train on, `sampled` all of them, `judgements` refs to those of each pair.
+    """
+
+    kept: list[list[Scored]]
+    sampled: list[list[Scored]]
     judgements: list[ray.ObjectRef]
     refills: int
 
@@ -88,14 +91,15 @@ def grpo_step(graph: Graph, tasks: Iterator[Task], config: RunConfig, run: Run, 
     update: dict[str, float] = {}
     probe = None
     if batch.kept:
-        groups, scores = [one.group for one in batch.kept], [one.score for one in batch.kept]
+        trained = [one for together in batch.kept for one in together]
+        groups, scores = [one.group for one in trained], [one.score for one in trained]
         with clock("reference"):
             references = reference_log_probs(graph, groups, config.rollout)
         with clock("update"):
             update = graph.policy.update_grpo(
                 groups,
                 references,
-                advantages=[group_advantages(score.rewards, config.grpo.loss) for score in scores],
+                advantages=[mine for together in batch.kept for mine in advantages(together, config.grpo.loss)],
                 lengths=[[(score.prompt_length + length, length) for length in score.lengths] for score in scores],
                 minibatches=config.grpo.minibatches,
                 loss=config.grpo.loss,
@@ -105,8 +109,15 @@ def grpo_step(graph: Graph, tasks: Iterator[Task], config: RunConfig, run: Run, 
             probe = graph.policy.sync(graph.pool, graph.probe, config.weights.probe_tolerance)
     ray.get(written, timeout=config.rollout.timeout_s)
     run.clock.add(clock)
-    sampled = [one.score for one in batch.sampled]
-    return step_metrics(sampled, len(batch.kept), batch.refills, update, probe, graph.policy.version, clock.seconds)
+    sampled = [[one.score for one in together] for together in batch.sampled]
+    kept = sum(map(len, batch.kept))
+    return step_metrics(sampled, kept, batch.refills, update, probe, graph.policy.version, clock.seconds)
+
+
+def advantages(together: Sequence[Scored], loss: LossConfig) -> list[list[float]]:
+    """The advantages of groups that share a baseline, for each group those of its judgements."""
+    shared = iter(group_advantages([reward for one in together for reward in one.score.rewards], loss))
+    return [[next(shared) for _ in one.score.rewards] for one in together]
 
 
 def collect(graph: Graph, tasks: Iterator[Task], config: RunConfig, step: int) -> Batch:
@@ -116,27 +127,28 @@ def collect(graph: Graph, tasks: Iterator[Task], config: RunConfig, step: int) -
     group's rewards are final before any of its tokens reach the loss, and the batch's order does not depend on which
     group finished first.
     """
-    kept: list[Scored] = []
-    sampled: list[Scored] = []
+    kept: list[list[Scored]] = []
+    sampled: list[list[Scored]] = []
     judgements: list[ray.ObjectRef] = []
     for round_ in range(1 + config.grpo.refill_rounds):
-        missing = config.grpo.groups - len(kept)
+        missing = config.grpo.groups - sum(map(len, kept))
         wave = list(itertools.islice(tasks, missing + (missing % 2 if config.data.both_orders else 0)))
-        groups, pairs = rollout_and_score(graph, wave, config, (config.seed, "step", step, round_))
-        judgements += pairs
-        sampled += groups
-        kept += [one for one in groups if not one.score.zero_variance]
-        if len(kept) >= config.grpo.groups:
+        pairs, written = rollout_and_score(graph, wave, config, (config.seed, "step", step, round_))
+        found = pairs if config.grpo.baseline == "pair" else [[one] for pair in pairs for one in pair]
+        judgements += written
+        sampled += found
+        kept += [together for together in found if not zero_variance([one.score for one in together])]
+        if sum(map(len, kept)) >= config.grpo.groups:
             break
     return Batch(kept, sampled, judgements, refills=round_)
 
 
 def rollout_and_score(
     graph: Graph, wave: Sequence[Task], config: RunConfig, seed: object
-) -> tuple[list[Scored], list[ray.ObjectRef]]:
+) -> tuple[list[list[Scored]], list[ray.ObjectRef]]:
     """Sample every task of a wave; score each pair once the groups of all its orders are there.
 
-    Returns the groups and refs to the pairs' judgements, both in the order of the wave.
+    Returns each pair's groups and refs to its judgements, both in the order of the wave.
     """
     orders = 2 if config.data.both_orders else 1
     arrived: dict[int, dict[int, ray.ObjectRef]] = defaultdict(dict)
@@ -149,8 +161,10 @@ def rollout_and_score(
             scoring[number] = graph.verifier.score.options(num_returns=2).remote(*both)
     numbers = sorted(scoring)
     scores = ray.get([scoring[number][0] for number in numbers], timeout=config.rollout.timeout_s)
-    groups = [Scored(arrived[n][score.index], score) for n, pair in zip(numbers, scores, strict=True) for score in pair]
-    return groups, [scoring[number][1] for number in numbers]
+    pairs = [
+        [Scored(arrived[n][score.index], score) for score in pair] for n, pair in zip(numbers, scores, strict=True)
+    ]
+    return pairs, [scoring[number][1] for number in numbers]
 
 
 def reference_log_probs(graph: Graph, groups: list[ray.ObjectRef], rollout: RolloutConfig) -> list[ray.ObjectRef]:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from actors.records import GroupScore
+from actors.records import GroupScore, zero_variance
 
 _UPDATE = (
     "loss",
@@ -23,7 +23,7 @@ _UPDATE = (
 
 
 def step_metrics(
-    sampled: Sequence[GroupScore],
+    found: Sequence[Sequence[GroupScore]],
     kept: int,
     refills: int,
     update: Mapping[str, float],
@@ -31,12 +31,13 @@ def step_metrics(
     version: int,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Everything that is recorded of one step.
+    """Everything that is recorded of one step; `found` has all its groups, those that share a baseline together.
 
     Shares and means are over all judgements that the step sampled, dropped groups included. Log-probability
     differences, KL and entropy are in nats; `kl` and what follows from the update are absent (null) in a step that
     had nothing to train on. `tokens_per_second` counts sampled tokens over the seconds of the rollout phase.
     """
+    sampled = [score for together in found for score in together]
     rewards = [reward for score in sampled for reward in score.rewards]
     lengths = [length for score in sampled for length in score.lengths]
     tokens = sum(lengths)
@@ -49,7 +50,7 @@ def step_metrics(
         "first_share": _mean([first for score in sampled for first in score.first]),
         "length": _mean(lengths),
         "truncated": _mean([cut for score in sampled for cut in score.truncated]),
-        "zero_variance": _mean([score.zero_variance for score in sampled]),
+        "zero_variance": _mean([zero_variance(together) for together in found]),
         "groups": kept,
         "dropped": len(sampled) - kept,
         "refills": refills,

@@ -43,7 +43,7 @@ _INSTEAD = (_MISSED, _LOST, _MENDED, _KEPT)
 
 
 class Panel(NamedTuple):
-    """One plot over the steps: `series` are keys of metrics.jsonl, `span` is what the axis shows at least."""
+    """One plot over the steps: `series` are keys of metrics.jsonl, `a.b` for b in a; `span` is shown at least."""
 
     title: str
     unit: str
@@ -57,10 +57,18 @@ class Panel(NamedTuple):
 PANELS = (
     Panel("Reward", "mean reward", "of training judgements, between -1 and 1", ("reward",), (-1, 1)),
     Panel("Accuracy", "share of judgements", "on training pairs; dashed: by lot", ("accuracy",), (0, 1), 0.5),
+    Panel(
+        "Parts of the reward",
+        "mean, without weight",
+        "what is rewarded beside the right verdict",
+        tuple(f"reward_parts.{name}" for name in ("consistency", "format", "length", "evidence", "margin")),
+        (0,),
+    ),
     Panel("KL", "nats per token", "how far the policy is from its reference", ("kl",)),
     Panel("Entropy", "nats per token", "how open the judge's next token is", ("entropy",), (0,)),
     Panel("Judgement length", "tokens", "mean over the batch", ("length",)),
     Panel("Zero-variance groups", "share of groups", "all rewards equal: dropped", ("zero_variance",), (0, 1)),
+    Panel("Clipped tokens", "share of tokens", "and left out or cut by correction", ("clip_ratio", "corrected"), (0,)),
     Panel("Mismatch", "nats, log scale", "log-probs of trainer and engine", ("mismatch", "mismatch_max"), log=True),
     Panel("First candidate named", "share of verdicts", "dashed: no preference", ("first_share",), (0, 1), 0.5),
     Panel("Unusable judgements", "share", "without a verdict, or cut off", ("no_verdict", "truncated"), (0,)),
@@ -272,10 +280,16 @@ def _curve(panel: Panel, metrics: Sequence[Mapping[str, Any]]) -> Markup | None:
     """The plot of a panel; None where no step has a value for it."""
     lines = {}
     for key in panel.series:
-        found = [(row["step"], _number(row.get(key))) for row in metrics]
+        found = [(row["step"], _value(row, key)) for row in metrics]
         if points := [(step, value) for step, value in found if value is not None and (value > 0 or not panel.log)]:
-            lines[key.replace("_", " ")] = points
+            lines[key.rpartition(".")[2].replace("_", " ")] = points
     return _over_steps(panel.title, panel.unit, lambda axes: _draw_lines(axes, panel, lines)) if lines else None
+
+
+def _value(row: Mapping[str, Any], key: str) -> float | None:
+    outer, _, name = key.rpartition(".")
+    inner = row.get(outer) if outer else row
+    return _number(inner.get(name)) if isinstance(inner, Mapping) else None
 
 
 def _over_steps(title: str, unit: str, draw: Callable[[Axes], None]) -> Markup:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from actors.config import VerifierConfig
-from actors.records import Prompt, Rollout, RolloutGroup
+from actors.records import Prompt, Rollout, RolloutGroup, zero_variance
 from actors.tokens import PromptEncoder
 from actors.verifier import _Verifier, load_rule
 from evals.judgements import read_judgements
@@ -103,7 +103,7 @@ def test_rewards_of_a_group_worked_out_by_hand(
     chat = len(encoder.encode_completion("Chat")) - 1
     assert score.lengths == [6 + chat, 4, 7, 6 + chat]
     assert score.prompt_length == len(made.prompt.ids)
-    assert not score.zero_variance
+    assert not zero_variance([score])
 
     shown_first, shown_second = order
     assert [judgement.verdict for judgement, _ in judged] == [shown_first, shown_second, None, shown_first]
@@ -149,7 +149,7 @@ def test_a_pair_without_gold_earns_nothing(make_verifier: Callable[..., _Verifie
 def test_equal_rewards_have_no_variance(make_verifier: Callable[..., _Verifier], encoder: PromptEncoder) -> None:
     (score,), _ = make_verifier().score(group(encoder, "ab", "a", SECOND, NEITHER))
 
-    assert score.zero_variance
+    assert zero_variance([score])
 
 
 def test_a_rule_that_does_not_come_back_costs_its_item_alone(

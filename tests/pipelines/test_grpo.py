@@ -39,7 +39,9 @@ def rows(path: Path) -> list[dict]:
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the embedded default, too short to learn more than the form of a judgement."""
     folder = tmp_path_factory.mktemp("run") / "quick"
-    run = grpo(*SMALL, "--run-dir", folder, "--distill.steps", 80, "--distill.batch", 32, "--steps", 2)
+    flags = ("--distill.steps", 80, "--distill.batch", 32, "--steps", 2)
+    flags += ("--grpo.minibatches", 2, "--grpo.optimizer.schedule", "linear", "--verifier.reward", "composed")
+    run = grpo(*SMALL, "--run-dir", folder, *flags)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "vllm" not in run.stdout.lower(), "engine noise belongs into files"
     return folder
@@ -73,6 +75,26 @@ def test_every_judgement_of_a_step_is_on_disk(quick: Path) -> None:
         assert len(judged) == 4 * (measured["groups"] + measured["dropped"])
         assert sum(row["reward"] for row in judged) / len(judged) == pytest.approx(measured["reward"])
         assert sum(row["completion_tokens"] for row in judged) == measured["tokens"]
+
+
+def test_the_schedule_ends_with_the_run_and_not_before(quick: Path) -> None:
+    rates = [row["lr"] for row in rows(quick / "metrics.jsonl")]
+
+    assert rates == [pytest.approx(1e-4), 0], "of 2e-4, falling in a line over 2 steps of 2 mini-batches each"
+
+
+def test_every_part_of_the_reward_is_logged_by_itself(quick: Path) -> None:
+    for step, measured in enumerate(rows(quick / "metrics.jsonl"), start=1):
+        judged = rows(quick / "judgements" / f"step-{step:06d}.jsonl")
+        assert set(measured["reward_parts"]) == {"correctness", "consistency", "format", "length", "evidence"}
+        for name, mean in measured["reward_parts"].items():
+            values = [row["reward_parts"][name] for row in judged]
+            assert sum(values) / len(values) == pytest.approx(mean)
+        by_order = Counter((row["pair_id"], row["order"]) for row in judged if row["verdict"] == row["gold"])
+        for row in judged:
+            right = row["verdict"] == row["gold"]
+            other = by_order[row["pair_id"], "ba" if row["order"] == "ab" else "ab"] / 4
+            assert row["reward_parts"]["consistency"] == pytest.approx(right * other)
 
 
 def test_the_judge_is_a_hugging_face_model(quick: Path) -> None:
