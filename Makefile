@@ -4,7 +4,7 @@ PIP := .venv/bin/pip --disable-pip-version-check -qq
 TORCH := torch==2.13.0+cpu
 READY := .venv/.ready
 
-.PHONY: setup quickstart test lint clean
+.PHONY: setup quickstart test recipes lint clean
 
 setup: $(READY)
 
@@ -27,6 +27,9 @@ quickstart: $(READY)
 
 test: $(READY)
 	.venv/bin/python -m pytest
+
+recipes: $(READY)
+	.venv/bin/python -m pytest -m recipes tests/pipelines/test_presets.py
 
 lint: $(READY)
 	.venv/bin/ruff check .

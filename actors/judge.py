@@ -24,6 +24,8 @@ from pydantic import (
     Field,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -35,7 +37,7 @@ from actors.rollout import engine_arguments
 from actors.tokens import PromptEncoder
 from evals.errors import ReadableError
 from evals.pairs import Message, Pair
-from evals.prompts import prompt_format
+from evals.prompts import FORMATS, prompt_format
 from evals.verdicts import ORDERS, Order, Verdict
 
 
@@ -52,6 +54,13 @@ class JudgeCard(Settings):
     max_model_len: PositiveInt = Field(default=2048, description="tokens of prompt and judgement together")
     max_new_tokens: PositiveInt = Field(default=64, description="tokens of a judgement; a longer one is cut off")
 
+    @field_validator("format", mode="before")
+    @classmethod
+    def _in_its_folder(cls, name: Any, info: ValidationInfo) -> Any:
+        folder: Path | None = (info.context or {}).get("folder")
+        here = folder is not None and isinstance(name, str) and name not in FORMATS and (folder / name).is_file()
+        return str((folder / name).resolve()) if folder is not None and here else name
+
     @model_validator(mode="after")
     def _leaves_room(self) -> JudgeCard:
         if self.max_new_tokens >= self.max_model_len:
@@ -60,12 +69,15 @@ class JudgeCard(Settings):
 
     @classmethod
     def load(cls, folder: Path) -> JudgeCard | None:
-        """The card of a judge's folder, None where it has none. CardError names each field that is wrong."""
+        """The card of a judge's folder, None where it has none. CardError names each field that is wrong.
+
+        A template file in the folder itself is named without a path, so that it moves with the judge.
+        """
         path = folder / "gavel.json"
         if not path.exists():
             return None
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(path.read_bytes(), context={"folder": folder})
         except ValidationError as error:
             problems = [f"{'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors()]
             raise CardError(f"{path}: {'; '.join(problems)}") from error

@@ -6,6 +6,7 @@ number of micro-batches.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 
+from actors import checkpoint
 from actors.batching import micro_batches, packed_batches, split_over_ranks
+from actors.checkpoint import Checkpoint
 from actors.config import LossConfig, OptimizerConfig, PolicyConfig, WeightsConfig
 from actors.losses import Totals
 from actors.placement import Placement
@@ -32,15 +35,15 @@ class PolicyGroup:
     """All ranks as one: each method calls every rank and waits for all, for `policy.timeout_s` at most."""
 
     policy: PolicyConfig
-    model: Path
+    model: str | Path
     ranks: list[ActorHandle] = field(default_factory=list)
     version: int = 0
 
     @classmethod
     def start(
-        cls, placement: Placement, model: Path, policy: PolicyConfig, optimizer: OptimizerConfig, total_steps: int
+        cls, placement: Placement, model: str | Path, policy: PolicyConfig, optimizer: OptimizerConfig, total_steps: int
     ) -> PolicyGroup:
-        """Create the ranks and load the model, every gathered tensor compared with its file."""
+        """Create the ranks and load the model, a folder or a hub name, every gathered tensor compared with its file."""
         group = cls(policy, model)
         device = placement.config.device
         group.ranks = [
@@ -56,9 +59,9 @@ class PolicyGroup:
         """Load the model on every rank with a new optimizer; returns the number of tensors compared on each."""
         return self._all("load", self.model, optimizer, total_steps)
 
-    def compare_with(self, folder: Path) -> list[int]:
-        """Hold every parameter against a checkpoint; raises PolicyError naming those that differ."""
-        return self._all("compare_with", folder)
+    def compare_with(self, model: str | Path) -> list[int]:
+        """Hold every parameter but adapters against a model's files; raises PolicyError naming those that differ."""
+        return self._all("compare_with", model)
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         refs = [getattr(rank, method).remote(*arguments) for rank in self.ranks]
@@ -75,6 +78,10 @@ class PolicyGroup:
         is over `tolerance`.
         """
         self.version += 1
+        return self.send(pool, probe, tolerance)
+
+    def send(self, pool: RolloutPool, probe: Sequence[int], tolerance: float) -> float:
+        """As `sync`, but as the version that they are: to engines that are new while the policy is not."""
         self._all("send_weights", self.version)
         mine = self.score(probe)
         worst = 0.0
@@ -156,8 +163,39 @@ class PolicyGroup:
         return means
 
     def save(self, folder: Path) -> None:
-        """Write the policy in Hugging Face format."""
+        """Write the policy in Hugging Face format, adapters merged; they stand by themselves in `folder/adapter`."""
         self._all("save", folder, self.model)
+
+    def save_checkpoint(self, folder: Path, step: int, state: dict[str, Any], keep: int = 2) -> Path:
+        """Write all that is needed to go on after `step` to `folder/step-000040`, which appears when it is complete.
+
+        `state` is the caller's own and must be JSON. The newest `keep` (1 or more) checkpoints up to this step stay.
+        """
+        draft = checkpoint.begin(folder.absolute(), step)
+        self._all("save_checkpoint", draft)
+        return checkpoint.publish(draft, step, state, self.version, self._layout(), keep)
+
+    def load_checkpoint(self, found: Checkpoint) -> dict[str, Any]:
+        """Go on from a checkpoint, right after `start` or `load`; returns the state that was saved with it.
+
+        Engines still have other weights: `send` gives them these. Raises PolicyError where the checkpoint is of a
+        policy of other ranks, dtype or adapters.
+        """
+        mine = self._layout()
+        if differ := [name for name, value in mine.items() if found.policy.get(name) != value]:
+            was = ", ".join(f"policy.{name}={json.dumps(found.policy.get(name))}" for name in differ)
+            now = ", ".join(f"policy.{name}={json.dumps(mine[name])}" for name in differ)
+            raise PolicyError(
+                f"{found.path} was written with {was}; this run has {now}. Go on with the settings it was written "
+                f"with, or delete {found.path.parent} to begin anew (other numbers of ranks cannot be loaded yet)."
+            )
+        self._all("load_checkpoint", found.path.absolute())
+        self.version = found.version
+        return found.state
+
+    def _layout(self) -> dict[str, Any]:
+        """The settings that the files of a checkpoint depend on."""
+        return self.policy.model_dump(mode="json", include={"ranks", "dtype", "lora"})
 
     def stop(self) -> None:
         """End the ranks."""

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import ray
 
+from actors import checkpoint
 from actors.batching import MicroBatch, Packed, Padded
 from actors.config import LossConfig, OptimizerConfig, PolicyConfig, WeightsConfig
 from actors.losses import LossTerms, Totals, completion_log_probs, grpo_loss, sft_loss
+from actors.models import model_folder, tensor_files
 from actors.records import Example, LogProbs, RolloutGroup
 from evals.errors import ReadableError
 
@@ -128,21 +130,28 @@ class _PolicyRank:
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend="gloo" if cpu else "nccl", verbose=False)
 
-    def load(self, model: Path, optimizer: OptimizerConfig, total_steps: int) -> int:
-        """Load the model sharded, and compare every tensor with the file. Returns how many there are."""
+    def load(self, model: str | Path, optimizer: OptimizerConfig, total_steps: int) -> int:
+        """Load the model sharded, and compare every tensor with the file. Returns how many there are.
+
+        With `policy.lora`, adapters are added that change nothing yet; they alone are trained.
+        """
         import deepspeed
         import torch
         from transformers import AutoModelForCausalLM, get_scheduler
         from transformers.integrations import HfDeepSpeedConfig
 
+        from actors import lora
+
         config = zero3_config(self._policy, optimizer, self._device_name)
         self._hf_config = HfDeepSpeedConfig(config)  # must be alive while from_pretrained partitions the parameters
         dtype = getattr(torch, self._policy.dtype)
-        module = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, attn_implementation="sdpa")
+        folder = model_folder(model)
+        module = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
         if self._policy.gradient_checkpointing:
             module.gradient_checkpointing_enable()
+        self._adapted = lora.add_adapters(module, self._policy.lora, model) if self._policy.lora else None
         adamw = torch.optim.AdamW(
-            module.parameters(),
+            [parameter for parameter in module.parameters() if parameter.requires_grad],
             lr=optimizer.lr,
             betas=optimizer.betas,
             eps=optimizer.epsilon,
@@ -153,43 +162,53 @@ class _PolicyRank:
         schedule = get_scheduler(name, adamw, optimizer.warmup_steps, total_steps, scheduler_specific_kwargs=floor)
         self._engine, *_ = deepspeed.initialize(model=module, optimizer=adamw, lr_scheduler=schedule, config=config)
         self._pad = module.config.pad_token_id or 0
-        return self.compare_with(model)
+        self._parameters = lora.plain_parameters(module)
+        return self.compare_with(folder)
 
-    def compare_with(self, folder: Path) -> int:
-        """Gather every parameter and hold it against a checkpoint. Returns how many there are.
+    def compare_with(self, model: str | Path) -> int:
+        """Gather every parameter and hold it against a model's files, adapters apart. Returns how many there are.
 
-        Raises PolicyError naming the tensors that differ.
+        Raises PolicyError naming the tensors that differ, or that the files lack.
         """
         import deepspeed
         import torch
         from safetensors import safe_open
 
-        where: dict[str, Path] = {}
-        for file in sorted(folder.glob("*.safetensors")):
-            with safe_open(file, "pt") as tensors:
-                where |= dict.fromkeys(tensors.keys(), file)
+        folder = model_folder(model)
+        where = tensor_files(folder)
+        if lacking := [plain.name for plain in self._parameters if plain.name not in where]:
+            raise PolicyError(f"{folder} lacks {len(lacking)} tensors that its config.json asks for: {lacking[:5]}")
+        self._settle()
         wrong = []
-        for name, parameter in self._engine.module.named_parameters():
-            with deepspeed.zero.GatheredParameters([parameter]), safe_open(where[name], "pt") as tensors:
-                stored = tensors.get_tensor(name).to(parameter.dtype)
-                if not torch.equal(parameter.detach().cpu(), stored):
-                    wrong.append(name)
+        for plain in self._parameters:
+            with deepspeed.zero.GatheredParameters([plain.parameter]), safe_open(where[plain.name], "pt") as tensors:
+                stored = tensors.get_tensor(plain.name).to(plain.parameter.dtype)
+                if not torch.equal(plain.parameter.detach().cpu(), stored):
+                    wrong.append(plain.name)
         if wrong:
             raise PolicyError(f"rank {self._rank}: {len(wrong)} tensors differ from {folder}: {wrong[:5]}")
-        return len(where)
+        return len(self._parameters)
 
     def connect_engines(self, engines: Sequence[ActorHandle], engine_ranks: int, config: WeightsConfig) -> None:
         """Set up the weight transfer to the engines, with vLLM's trainer-side interface."""
         from actors import weights
 
         self._client = weights.EngineClient(engines, self._policy.timeout_s, engine_ranks)
-        source = weights.Zero3Source(self._engine.module, config.bucket_mib * 2**20)
+        source = weights.Zero3Source(self._parameters, config.bucket_mib * 2**20)
         self._sender = weights.trainer(config, self._rank, len(engines) * engine_ranks, self._client, source)
 
     def send_weights(self, version: int) -> None:
         """Make the current parameters version `version` on every engine."""
         self._client.version = version
+        self._settle()
         self._sender.send_weights()
+
+    def _settle(self) -> None:
+        """Take back what DeepSpeed gathered ahead: after a forward that no backward follows it is still on its way.
+
+        A gather of our own would find such a parameter in flight and fail.
+        """
+        self._engine.empty_partition_cache()
 
     def score(self, ids: Sequence[int]) -> LogProbs:
         """Log-probabilities of ids[1:] given what precedes each, [length - 1], in nats."""
@@ -316,16 +335,27 @@ class _PolicyRank:
         log_probs, entropy = completion_log_probs(logits, batch.targets, temperature)
         return batch.by_example(log_probs), batch.by_example(entropy)
 
-    def save(self, folder: Path, tokenizer_from: Path) -> None:
-        """Write the model in Hugging Face format with its tokenizer; the folder appears when it is complete."""
+    def save(self, folder: Path, tokenizer_from: str | Path) -> None:
+        """Write the model in Hugging Face format with its tokenizer; the folder appears when it is complete.
+
+        Adapters are merged into the model, and stand by themselves in `adapter`, in peft's format.
+        """
         import deepspeed
         from huggingface_hub import save_torch_state_dict
 
-        state = {}
-        for name, parameter in self._engine.module.named_parameters():
-            with deepspeed.zero.GatheredParameters([parameter]):
+        from actors import lora
+
+        self._settle()
+        state, adapters = {}, {}
+        for plain in self._parameters:
+            with deepspeed.zero.GatheredParameters(plain.parts):
                 if self._rank == 0:
-                    state[name] = parameter.detach().cpu().clone()
+                    state[plain.name] = plain.merged().cpu().clone()
+        for name, parameter in self._engine.module.named_parameters():
+            if self._adapted and parameter.requires_grad:
+                with deepspeed.zero.GatheredParameters([parameter]):
+                    if self._rank == 0:
+                        adapters[name] = parameter.detach().cpu().clone()
         if self._rank != 0:
             return
         beside = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -336,10 +366,24 @@ class _PolicyRank:
         module.config.save_pretrained(beside)
         if module.can_generate():
             module.generation_config.save_pretrained(beside)
-        for file in (file for pattern in _TOKENIZER_FILES for file in tokenizer_from.glob(pattern)):
+        for file in (file for pattern in _TOKENIZER_FILES for file in model_folder(tokenizer_from).glob(pattern)):
             shutil.copy(file, beside)
+        if self._adapted:
+            lora.save_adapter(self._adapted, adapters, beside / "adapter")
         shutil.rmtree(folder, ignore_errors=True)
         beside.rename(folder)
+
+    def save_checkpoint(self, draft: Path) -> None:
+        """Write this rank's share of parameters, optimizer, schedule and random numbers into a checkpoint's draft."""
+        state = {"random": checkpoint.random_state()}
+        self._engine.save_checkpoint(str(draft), tag=checkpoint.SHARDS, client_state=state, save_latest=False)
+
+    def load_checkpoint(self, folder: Path) -> None:
+        """Go on from what `save_checkpoint` wrote. DeepSpeed wants a model that was loaded and not trained since."""
+        path, state = self._engine.load_checkpoint(str(folder), tag=checkpoint.SHARDS)
+        if path is None:
+            raise PolicyError(f"rank {self._rank}: DeepSpeed finds nothing to load in {folder}")
+        checkpoint.set_random_state(state["random"])
 
 
 PolicyRank = ray.remote(_PolicyRank)

@@ -8,6 +8,7 @@ import ray
 from actors.batching import Padded, micro_batches
 from actors.config import ReferenceConfig
 from actors.losses import completion_log_probs
+from actors.models import model_folder
 from actors.records import Example, LogProbs, RolloutGroup
 
 
@@ -23,7 +24,7 @@ class _ReferenceModel:
         self._device = torch.device("cuda" if device == "gpu" else "cpu")
         self._budget = config.micro_batch_tokens
         self._model = AutoModelForCausalLM.from_pretrained(
-            model, dtype=getattr(torch, dtype), attn_implementation="sdpa"
+            model_folder(model), dtype=getattr(torch, dtype), attn_implementation="sdpa"
         )
         self._model.to(self._device).eval()
 

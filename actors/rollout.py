@@ -19,6 +19,7 @@ import ray
 from ray.actor import ActorHandle
 
 from actors.config import PolicyConfig, RolloutConfig, WeightsConfig
+from actors.models import model_folder
 from actors.placement import Placement
 from actors.records import LogProbs, Prompt, Rollout, RolloutGroup
 from actors.tokens import PromptEncoder
@@ -93,7 +94,7 @@ class _RolloutEngine:
         self._encoder = PromptEncoder(model)
         self._max_model_len = rollout.max_model_len
         self._llm = LLM(
-            **engine_arguments(model, dtype, rollout, device),
+            **engine_arguments(str(model_folder(model)), dtype, rollout, device),
             worker_extension_cls=weights.WORKER_EXTENSION,
             weight_transfer_config=WeightTransferConfig(backend=transfer),
         )

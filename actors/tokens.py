@@ -18,6 +18,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from actors.models import model_folder
 from actors.records import Ids
 from evals.pairs import Message
 
@@ -26,7 +27,7 @@ class PromptEncoder:
     """Encodes prompts and completions for one model folder, and decodes what its engine samples."""
 
     def __init__(self, model: str | Path):
-        self.tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(model)
+        self.tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(model_folder(model, weights=False))
         if not self.tokenizer.chat_template:
             raise ValueError(f"{model}: the tokenizer has no chat template, so there is no way to prompt the model")
         if self.tokenizer.eos_token_id is None:

@@ -39,6 +39,7 @@ from vllm.distributed.weight_transfer.base import (
 )
 
 from actors.config import WeightsConfig
+from actors.lora import PlainParameter
 
 WORKER_EXTENSION = "actors.weights.WorkerExtension"
 
@@ -46,30 +47,33 @@ WORKER_EXTENSION = "actors.weights.WorkerExtension"
 class Zero3Source(WeightSource):
     """The full parameters of a ZeRO-3 module, gathered bucket by bucket. Iterating is a collective of all ranks.
 
-    Under ZeRO-3 a parameter's own shape is (0,); the real one is `ds_shape`. On CPU a yielded tensor is valid until
-    the next one is asked for; on GPU it is a copy, as a transfer may still read it when its bucket is freed. A tied
-    lm_head is not among the parameters and so travels with the embedding.
+    Adapters are merged on the way, so that an engine knows nothing of them. Under ZeRO-3 a parameter's own shape is
+    (0,); the real one is `ds_shape`. On CPU a yielded tensor is valid until the next one is asked for; on GPU it is a
+    copy, as a transfer may still read it when its bucket is freed. A tied lm_head is not among the parameters and so
+    travels with the embedding.
     """
 
-    def __init__(self, module: torch.nn.Module, bucket_bytes: int):
-        self._parameters = list(module.named_parameters())
+    def __init__(self, parameters: Sequence[PlainParameter], bucket_bytes: int):
+        self._parameters = parameters
         self._bucket_bytes = bucket_bytes
 
     def metadata(self) -> list[ParamMeta]:
         """Name, dtype and full shape of every parameter; gathers nothing."""
-        return [ParamMeta(name, p.dtype, tuple(p.ds_shape)) for name, p in self._parameters]
+        return [ParamMeta(p.name, p.parameter.dtype, tuple(p.parameter.ds_shape)) for p in self._parameters]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         for bucket in self._buckets():
-            with deepspeed.zero.GatheredParameters([p for _, p in bucket]):
-                yield from ((name, p.detach().clone() if p.is_cuda else p.detach()) for name, p in bucket)
+            with deepspeed.zero.GatheredParameters([part for plain in bucket for part in plain.parts]):
+                for plain in bucket:
+                    full = plain.merged()
+                    yield plain.name, full.clone() if full.is_cuda and not plain.adapter else full
 
-    def _buckets(self) -> Iterator[list[tuple[str, torch.nn.Parameter]]]:
-        bucket: list[tuple[str, torch.nn.Parameter]] = []
+    def _buckets(self) -> Iterator[list[PlainParameter]]:
+        bucket: list[PlainParameter] = []
         size = 0
-        for name, parameter in self._parameters:
-            bucket.append((name, parameter))
-            size += parameter.ds_numel * parameter.element_size()
+        for plain in self._parameters:
+            bucket.append(plain)
+            size += sum(part.ds_numel * part.element_size() for part in plain.parts)
             if size >= self._bucket_bytes:
                 yield bucket
                 bucket, size = [], 0

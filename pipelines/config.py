@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
@@ -56,6 +56,14 @@ class DataConfig(Settings):
     both_orders: bool = Field(True, description="judge every pair in both orders within one batch")
 
 
+class DistillOptimizerConfig(OptimizerConfig):
+    """What suits a model made from nothing."""
+
+    lr: PositiveFloat = 2e-3
+    warmup_steps: int = Field(50, ge=0)
+    schedule: Literal["constant_with_warmup", "linear", "cosine"] = "cosine"
+
+
 class DistillConfig(Settings):
     """Supervised fine-tuning on traces: a teacher's, or the embedded oracle's."""
 
@@ -67,7 +75,7 @@ class DistillConfig(Settings):
     slip_rate: float = Field(
         0.25, ge=0, le=1, description="how often a trace's reasoning takes a wrong step; 3 times that in the blind spot"
     )
-    optimizer: OptimizerConfig = OptimizerConfig(lr=2e-3, warmup_steps=50, schedule="cosine")
+    optimizer: DistillOptimizerConfig = DistillOptimizerConfig()
 
 
 class GrpoConfig(Settings):
@@ -85,7 +93,7 @@ class GrpoConfig(Settings):
         "prompt", description="whose rewards an advantage is measured against: one order's, or both orders' of a pair"
     )
     loss: LossConfig = LossConfig()
-    optimizer: OptimizerConfig = OptimizerConfig(lr=2e-4)
+    optimizer: OptimizerConfig = OptimizerConfig()
 
 
 class EvaluationConfig(Settings):
@@ -102,6 +110,7 @@ class RunConfig(BaseSettings):
     run_dir: Path = Field(Path("runs/quickstart"), description="where everything the run writes goes")
     seed: int = 0
     steps: PositiveInt = Field(100, description="GRPO steps")
+    tokens: PositiveInt | None = Field(None, description="end with the step by which so many tokens were sampled")
     model: str = Field("", description="Hugging Face folder or hub name to start GRPO from; empty: distil first")
     base: str = Field("", description="Hugging Face folder or hub name to distil; empty: the embedded model")
     embedded: EmbeddedModelConfig = EmbeddedModelConfig()

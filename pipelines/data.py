@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from evals.data.build import Manifest, Plan, build
+from evals.data.build import Manifest, Plan
 from evals.data.conventions import pairs_of
 from evals.data.recipe import Recipe, load_recipe
 from evals.data.sources import RowReader
@@ -31,17 +29,13 @@ from evals.pairs import RowError
 from pipelines.audit import audit_command
 from pipelines.errors import readable_errors
 from pipelines.questions import questions_command
+from pipelines.recipes import build_shown
 
 _COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"audit": audit_command, "questions": questions_command}
 """Commands that read their own arguments."""
 
 PEEK = 5
 """Rows of each source that a dry run makes pairs of."""
-REFRESH = 0.1
-"""Seconds between two looks at the progress."""
-
-_aside = Console(stderr=True, highlight=False, soft_wrap=True)
-"""For progress: standard output holds results alone."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -77,32 +71,10 @@ def run_build(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         print(plan(recipe))
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_aside) as progress:
-        manifest = build(recipe, arguments.output, _Bars(progress))
+    manifest = build_shown(recipe, arguments.output)
     Console(highlight=False).print(counts(manifest))
     for name, found in manifest["outputs"].items():
         print(f"{arguments.output / name}: " + ", ".join(f"{k} {v}" for k, v in found.items() if k != "sha256"))
-
-
-class _Bars:
-    """One bar for each thing that is done, looked at now and then: there are millions of steps."""
-
-    def __init__(self, progress: Progress):
-        self.progress = progress
-        self.bars: dict[str, TaskID] = {}
-        self.next = 0.0
-
-    def __call__(self, stage: str, done: float) -> None:
-        """Show how much of a stage is done, from 0 to 1."""
-        if stage not in self.bars:
-            for bar in self.bars.values():
-                self.progress.update(bar, completed=1.0)
-            self.bars[stage] = self.progress.add_task(stage, total=1.0)
-        elif done < 1 and time.monotonic() < self.next:
-            return
-        self.next = time.monotonic() + REFRESH
-        self.progress.update(self.bars[stage], completed=done)
 
 
 def plan(recipe: Recipe) -> str:

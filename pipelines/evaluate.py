@@ -80,11 +80,13 @@ def judge_and_score(
     # Imported where there is something to judge: judgements that exist are scored without torch and Ray.
     from pipelines.config import load
     from pipelines.ledger import Ledger
+    from pipelines.run import resolve
     from pipelines.stream import Data
 
     config, options = load(rest, __doc__ or "")
     if not wanted:
-        held_out = Data.load(config.data, config.seed, config.evaluation.pairs).heldout[: arguments.limit]
+        data = Data.load(config.data, config.seed, config.evaluation.pairs, resolve(config.run_dir))
+        held_out = data.heldout[: arguments.limit]
         wanted = [Wanted(BENCHMARKS["pairs"], {(pair.subset, pair.id): pair for pair in held_out})]
     wanted = [one if one.pairs else _from_hub(one.benchmark, arguments) for one in wanted]
     for one in wanted:
@@ -138,7 +140,7 @@ def _buy(arguments: argparse.Namespace, seed: int, judge: Judge, wanted: Wanted,
 def _judge(arguments: argparse.Namespace, config: RunConfig) -> Judge:
     from actors.rollout import Sampling
     from pipelines.endpoint import EndpointJudge
-    from pipelines.judges import EngineJudge, fitted, model_folder, trained_format
+    from pipelines.judges import EngineJudge, fitted, judge_folder, trained_format
 
     if arguments.endpoint:
         if "max_new_tokens" not in config.rollout.model_fields_set:
@@ -147,7 +149,7 @@ def _judge(arguments: argparse.Namespace, config: RunConfig) -> Judge:
         return EndpointJudge.find(
             arguments.endpoint, arguments.model, arguments.format, sampling, arguments.concurrency
         )
-    folder = model_folder(arguments.model or str(config.run_dir / "judge"))
+    folder = judge_folder(arguments.model or str(config.run_dir / "judge"))
     format_ = arguments.format or trained_format(folder) or config.data.format
     return EngineJudge(folder, format_, fitted(config, folder), arguments.temperature)
 

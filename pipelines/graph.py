@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import ray
 from ray.actor import ActorHandle
@@ -35,23 +34,23 @@ class Graph:
 
 
 @contextmanager
-def service_graph(config: RunConfig, run: Run, model: Path) -> Iterator[Graph]:
+def service_graph(config: RunConfig, run: Run, model: str) -> Iterator[Graph]:
     """Start every actor on `model` and end them all afterwards, whatever happens in between."""
     needs_reference = config.grpo.loss.kl_coef > 0
     request = plan(config.placement, config.policy, config.rollout, config.reference if needs_reference else None)
     placement = Placement.reserve(config.placement, request)
-    folder, format_ = str(model), config.data.format
+    format_ = config.data.format
     try:
         with run.clock("start"):
-            pool = RolloutPool.start(placement, folder, format_, config.policy, config.rollout, config.weights)
-            encoder = Encoder.options(**placement.verifier()).remote(folder, format_)
+            pool = RolloutPool.start(placement, model, format_, config.policy, config.rollout, config.weights)
+            encoder = Encoder.options(**placement.verifier()).remote(model, format_)
             verifier = Verifier.options(**placement.verifier()).remote(
-                folder, format_, PAIRS.name, run.folder.name, config.verifier
+                model, format_, PAIRS.name, run.folder.name, config.verifier
             )
             reference = None
             if needs_reference:
                 reference = ReferenceModel.options(**placement.reference(config.reference.threads)).remote(
-                    folder, config.policy.dtype, config.reference, config.placement.device
+                    model, config.policy.dtype, config.reference, config.placement.device
                 )
             policy = PolicyGroup.start(
                 placement, model, config.policy, config.grpo.optimizer, config.steps * config.grpo.minibatches
@@ -65,7 +64,7 @@ def service_graph(config: RunConfig, run: Run, model: Path) -> Iterator[Graph]:
 
 
 @contextmanager
-def policy_alone(config: RunConfig, model: Path) -> Iterator[tuple[Callable[[int], PolicyGroup], ActorHandle]]:
+def policy_alone(config: RunConfig, model: str) -> Iterator[tuple[Callable[[int], PolicyGroup], ActorHandle]]:
     """What starts the policy with distillation's optimizer for so many steps, and an encoder for its traces.
 
     There are no engines. The steps follow from the traces that fit, which the encoder measures first.
@@ -73,7 +72,7 @@ def policy_alone(config: RunConfig, model: Path) -> Iterator[tuple[Callable[[int
     request = plan(config.placement, config.policy, config.rollout, None)
     placement = Placement.reserve(config.placement, request)
     try:
-        encoder = Encoder.options(**placement.verifier()).remote(str(model), config.data.format)
+        encoder = Encoder.options(**placement.verifier()).remote(model, config.data.format)
         yield partial(PolicyGroup.start, placement, model, config.policy, config.distill.optimizer), encoder
     finally:
         placement.release()

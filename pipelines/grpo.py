@@ -16,7 +16,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -28,13 +27,14 @@ from actors.losses import group_advantages
 from actors.placement import plan
 from actors.records import GroupScore, zero_variance
 from actors.rollout import Sampling, Task
+from evals.reports.card import write_card
 from pipelines.config import RunConfig, as_yaml, load
-from pipelines.distill import distilled_model
+from pipelines.distill import distilled_model, given_traces
 from pipelines.errors import readable_errors
 from pipelines.graph import Graph, service_graph
 from pipelines.heldout import describe, evaluate, fitting
 from pipelines.metrics import HEADER, step_line, step_metrics
-from pipelines.run import Clock, Run, hugging_face_folder
+from pipelines.run import Clock, Run, checked_model, resolve
 from pipelines.stream import Data
 
 
@@ -59,7 +59,7 @@ class Batch:
     refills: int
 
 
-def train(config: RunConfig, run: Run, data: Data, model: Path) -> None:
+def train(config: RunConfig, run: Run, data: Data, model: str) -> None:
     """Train `model`; leave the judge, its scores before and after, and the report in the run's folder."""
     before = "start" if config.model else "distill"
     with service_graph(config, run, model) as graph:
@@ -75,10 +75,13 @@ def train(config: RunConfig, run: Run, data: Data, model: Path) -> None:
                 run.log(step, metrics)
                 run.say(step_line(step, metrics))
                 progress.advance(TaskID(0))
+                if config.tokens is not None and run.tokens >= config.tokens:
+                    break
         summary["grpo"] = evaluate(graph.pool, graph.verifier, data.heldout, config, run, "grpo")
         graph.policy.save(run.folder / "judge")
     judge_card(config, graph.policy.version).write(run.folder / "judge")
     run.finish(summary, described)
+    write_card(run.folder / "judge", run.folder)
 
 
 def grpo_step(graph: Graph, tasks: Iterator[Task], config: RunConfig, run: Run, step: int) -> dict[str, Any]:
@@ -211,10 +214,11 @@ def main() -> None:
         print(dry_run(config))
         return
     with readable_errors():
-        data = Data.load(config.data, config.seed, config.evaluation.pairs)
-        given = hugging_face_folder(Path(config.model)) if config.model else None
+        data = Data.load(config.data, config.seed, config.evaluation.pairs, resolve(config.run_dir))
+        given = checked_model(config.model) if config.model else None
+        traces = None if given else given_traces(config, data)
         with Run.open(config) as run:
-            train(config, run, data, given or distilled_model(config, run, data))
+            train(config, run, data, given or str(distilled_model(config, run, data, traces)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ judged at all, because its prompt is too long, comes back as judgements without 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from ray.actor import ActorHandle
 
 from actors.encoding import Encoder
 from actors.judge import JudgeCard
+from actors.models import model_folder
 from actors.placement import Placement, rollout_plan
 from actors.rollout import RolloutPool, Sampling, Task
 from actors.verifier import Verifier
@@ -25,7 +25,7 @@ from evals.errors import ReadableError
 from evals.verdicts import Judgement
 from pipelines.config import RunConfig
 from pipelines.ledger import asked_in
-from pipelines.run import connect, hugging_face_folder
+from pipelines.run import checked_model, connect
 
 IN_FLIGHT = 64
 """Groups that may wait for the verifier before the next one is fetched."""
@@ -142,22 +142,9 @@ class EngineJudge:
             yield Answer(pending.pop(judged), numbered)
 
 
-def model_folder(model: str) -> Path:
-    """The folder of a model: a path, or a name on the Hugging Face hub, which is fetched.
-
-    Raises FileNotFoundError where there is neither, or where the folder lacks a part of a model.
-    """
-    folder = Path(model)
-    if not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", model) and not folder.parent.is_dir():
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = Path(snapshot_download(model))
-        except Exception as error:  # no network, no such model, no permission: one thing to do about all of them
-            raise FileNotFoundError(
-                f"--model {model}: there is no such folder, and the Hugging Face hub did not give it ({error})"
-            ) from error
-    return hugging_face_folder(folder)
+def judge_folder(model: str) -> Path:
+    """The folder of a model: a path, or a name on the Hugging Face hub, which is fetched. Raises ModelError."""
+    return model_folder(checked_model(model))
 
 
 def fitted(config: RunConfig, model: Path) -> RunConfig:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from actors.models import ModelError, model_folder
 from evals.reports.training import write_report
 from evals.writing import write_whole
 from pipelines.config import RunConfig, as_yaml
@@ -61,6 +62,7 @@ class Run:
     console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
     clock: Clock = field(default_factory=Clock)
     started: float = field(default_factory=time.perf_counter)
+    steps: int = 0
     tokens: int = 0
 
     @classmethod
@@ -99,7 +101,7 @@ class Run:
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl and its numbers to TensorBoard."""
-        self.tokens += metrics["tokens"]
+        self.steps, self.tokens = step, self.tokens + metrics["tokens"]
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         for name, value in _flat(metrics):
@@ -115,7 +117,7 @@ class Run:
         seconds = {**self.clock.seconds, "total": time.perf_counter() - self.started}
         content = {
             **summary,
-            "steps": self.config.steps,
+            "steps": self.steps,
             "seconds": seconds,
             "tokens_per_second": self.tokens / seconds["rollout"],
             "seed": self.config.seed,
@@ -151,12 +153,19 @@ def resolve(run_dir: Path) -> Path:
     return run_dir if run_dir.is_absolute() else (Path.home() if in_job else Path.cwd()) / run_dir
 
 
-def hugging_face_folder(folder: Path) -> Path:
-    """The absolute path of a model's folder; FileNotFoundError says what is missing in it."""
-    needed = {"config.json": "config.json", "*.safetensors": "weights as safetensors", "tokenizer*": "a tokenizer"}
+def checked_model(named: str) -> str:
+    """A model as the actors take it: the absolute path of a Hugging Face folder, or a hub name as it stands.
+
+    Of the hub, configuration and tokenizer are fetched here, so that a name that is not there ends the run before it
+    starts; the weights are fetched by every node that needs them. Raises ModelError saying what is missing.
+    """
+    folder = model_folder(named, weights=False)
+    on_hub = not Path(named).expanduser().is_dir()
+    needed = {"config.json": "config.json", "tokenizer*": "a tokenizer"}
+    needed |= {} if on_hub else {"*.safetensors": "weights as safetensors"}
     if missing := [what for pattern, what in needed.items() if not list(folder.glob(pattern))]:
-        raise FileNotFoundError(f"{folder} is not a Hugging Face model folder; it lacks {', '.join(missing)}")
-    return folder.resolve()
+        raise ModelError(f"{named} is not a Hugging Face model; it lacks {', '.join(missing)}")
+    return named if on_hub else str(folder.resolve())
 
 
 def connect(logs: Path | None = None) -> None:

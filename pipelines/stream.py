@@ -7,14 +7,17 @@ import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from actors.rollout import Task
 from evals.errors import ReadableError
 from evals.pairs import Pair, load_pairs
+from evals.prompts import PromptFormat
 from evals.synthetic import SyntheticTask
-from evals.traces import label_trace
+from evals.traces import Trace, in_epoch, label_trace
 from evals.verdicts import ORDERS, Order, drawn_order
 from pipelines.config import DataConfig
+from pipelines.recipes import is_recipe, recipe_pairs
 
 
 class DataError(ReadableError, ValueError):
@@ -31,25 +34,32 @@ class Data:
     seed: int
 
     @classmethod
-    def load(cls, config: DataConfig, seed: int, heldout: int) -> Data:
+    def load(cls, config: DataConfig, seed: int, heldout: int, run: Path | None = None) -> Data:
         """Read the configured files, or make the synthetic task's held-out pairs; at most `heldout` of them.
 
-        Pairs of one question never stand on both sides. Raises PairFileError as `load_pairs` does, and DataError
-        where a side is left empty or a pair has no gold label.
+        Where `data.train` is a recipe, its pairs are built into `data/` of the run's folder `run`, or found there.
+        Pairs of one question never stand on both sides. Raises PairFileError as `load_pairs` does, what
+        `recipe_pairs` does, and DataError where a side is left empty or a pair has no gold label.
         """
         if config.train is None:
             task = SyntheticTask(seed)
             return cls("synthetic", None, task.pairs("heldout", heldout), seed)
-        train = load_pairs(config.train)
-        if config.heldout is None:
+        pairs, held_out = config.train, config.heldout
+        if is_recipe(config.train):
+            if run is None:
+                raise DataError(f"data.train={config.train} is a recipe, and there is no run folder to build it in")
+            pairs, by_recipe = recipe_pairs(config.train, run / "data")
+            held_out = config.heldout or by_recipe
+        train = load_pairs(pairs)
+        if held_out is None:
             held = [pair for pair in train if _share(pair) < config.heldout_share]
             train = [pair for pair in train if _share(pair) >= config.heldout_share]
         else:
-            held = load_pairs(config.heldout)
+            held = load_pairs(held_out)
             seen = {_question(pair) for pair in train}
             if shared := [pair.id for pair in held if _question(pair) in seen]:
                 raise DataError(
-                    f"data.heldout={config.heldout}: {len(shared)} pairs ask a question that data.train asks too, "
+                    f"data.heldout={held_out}: {len(shared)} pairs ask a question that data.train asks too, "
                     f"first {shared[0]!r}; remove them from one of the two files"
                 )
         for name, side in (("train", train), ("heldout", held)):
@@ -95,6 +105,30 @@ class Data:
             order = list(self.train)
             random.Random(f"{self.seed}/epoch/{epoch}").shuffle(order)
             yield from order
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What is distilled: the traces of a file, an epoch at a time, or what `Data.traces` makes, without end."""
+
+    given: list[Trace] | None
+    data: Data
+    format: PromptFormat
+    slip_rate: float
+
+    def batches(self, size: int) -> Iterator[tuple[int, list[Trace]]]:
+        """Batches without end, each with its epoch, from 1. The last batch of a file's epoch may be smaller.
+
+        A file is gone through in a new order each time; nothing is left out and nothing comes twice.
+        """
+        if self.given is not None:
+            for epoch in itertools.count(1):
+                shuffled = in_epoch(self.given, self.data.seed, epoch)
+                while batch := list(itertools.islice(shuffled, size)):
+                    yield epoch, batch
+        made = (Trace(self.format.render(pair, order), text) for pair, order, text in self.data.traces(self.slip_rate))
+        while True:
+            yield 1, list(itertools.islice(made, size))
 
 
 def _question(pair: Pair) -> str:

@@ -73,11 +73,9 @@ class Plan:
         items: list[tuple[str, Pair]] = []
         found = []
         for one in recipe.contamination.benchmarks:
-            data = Path(one.data) if Path(one.data).exists() else one.data
-            pairs = BENCHMARKS[one.benchmark].load(data)
+            pairs = BENCHMARKS[one.benchmark].load(Path(one.data) if Path(one.data).exists() else one.data)
             items += [(one.benchmark, pair) for pair in pairs]
-            texts = json.dumps([(p.id, p.subset, p.messages, p.response_a, p.response_b) for p in pairs])
-            found.append({"benchmark": one.benchmark, "pairs": len(pairs), "sha256": _sha256(texts.encode())})
+            found.append(benchmark_item(one.benchmark, pairs))
         settings = recipe.contamination
         return Plan(recipe, readers, filters, Benchmarks(items, settings.run, settings.overlap), found)
 
@@ -282,10 +280,9 @@ def _manifest(plan: Plan, counts: Sequence[Counter[str]], outputs: Manifest) -> 
     stages = ["rows", "broken", "rows without a pair", "pairs", "identical responses"]
     stages += [*(one.name for one in plan.filters), "contaminated", "contradiction", "exact duplicate"]
     stages += ["near duplicate", "not drawn", "heldout", "train"]
-    languages = any(one.kind == "language" for one in recipe.filters)
     return {
         "recipe": recipe.model_dump(mode="json"),
-        "libraries": {name: version(name) for name in ["rensa", *(["py3langid"] if languages else [])]},
+        "libraries": libraries(recipe),
         "sources": [
             {
                 "name": reader.source.name,
@@ -298,6 +295,18 @@ def _manifest(plan: Plan, counts: Sequence[Counter[str]], outputs: Manifest) -> 
         "benchmarks": plan.benchmark_items,
         "outputs": outputs,
     }
+
+
+def libraries(recipe: Recipe) -> dict[str, str]:
+    """Versions of what decides between pairs and is not ours."""
+    languages = any(one.kind == "language" for one in recipe.filters)
+    return {name: version(name) for name in ["rensa", *(["py3langid"] if languages else [])]}
+
+
+def benchmark_item(name: str, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """What a manifest says about a benchmark that was held against the pairs."""
+    texts = json.dumps([(p.id, p.subset, p.messages, p.response_a, p.response_b) for p in pairs])
+    return {"benchmark": name, "pairs": len(pairs), "sha256": _sha256(texts.encode())}
 
 
 class _Output:

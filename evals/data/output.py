@@ -29,9 +29,7 @@ def replaced_folder(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir(exist_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"{folder} cannot be written ({error.strerror}); name another folder with --output"
-        ) from error
+        raise OutputError(f"{folder} cannot be written ({error.strerror}); name another folder") from error
     lock = os.open(partial, os.O_RDONLY)
     try:
         try:
@@ -65,11 +63,11 @@ def _clear(folder: Path) -> None:
 
 def _check(folder: Path, names: tuple[str, ...]) -> None:
     if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file; name a folder with --output")
+        raise OutputError(f"{folder} is a file; name a folder")
     foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in names) if folder.exists() else []
     if foreign:
         raise OutputError(
-            f"{folder} holds {foreign[0]!r}, which no build wrote; name a folder of its own with --output"
+            f"{folder} holds {foreign[0]!r}, which no build wrote; name a folder of its own, or move that away"
         )
 
 

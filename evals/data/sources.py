@@ -68,10 +68,7 @@ class RowReader:
         before = 0
         for file in self.files:
             size = file.stat().st_size
-            try:
-                self.digests.append(FileDigest(self._shown(file), _sha256(file), size))
-            except OSError as error:
-                raise RecipeError(f"source {self.source.name!r}: {file} cannot be read ({error.strerror})") from error
+            self.digests.append(self._digest(file))
             for record, part in _records(file):
                 self.done = (before + part * size) / total
                 yield record
@@ -79,6 +76,16 @@ class RowReader:
                 raise RecipeError(f"source {self.source.name!r}: {file} was changed while it was read; build again")
             before += size
         self.done = 1.0
+
+    def digests_now(self) -> list[FileDigest]:
+        """What a manifest would say about the files as they are now; nothing about a hub's, which are not read."""
+        return [self._digest(file) for file in self.files]
+
+    def _digest(self, file: Path) -> FileDigest:
+        try:
+            return FileDigest(self._shown(file), _sha256(file), file.stat().st_size)
+        except OSError as error:
+            raise RecipeError(f"source {self.source.name!r}: {file} cannot be read ({error.strerror})") from error
 
     def _shown(self, file: Path) -> str:
         """The file as the manifest names it: where it lies in the source's folder, or its own name."""

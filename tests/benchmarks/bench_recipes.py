@@ -2,15 +2,16 @@
 
     python tests/benchmarks/bench_recipes.py [--seeds 0 1 2] [--output runs/bench/recipes]
 
-Five judges a seed: distilled only; RL only, from a model made from nothing and from one that has learnt the form of a
+The judges of a seed: distilled only; RL only, from a model made from nothing and from one that has learnt the form of a
 judgement and no judging; distilled, then RL by RM-R1's recipe; distilled, then RL by Gavel's. The recipes are those of
-the presets scaled down: group sizes, mini-batches, rewards, clipping, KL and orders are the presets'; numbers of
-prompts, steps and learning rates are for a model of 0.7 M parameters on two cores. Both recipes sample the same number
-of tokens, which is counted and printed, and both learning rates are the best of those that were tried on seed 0.
+the presets scaled down: group sizes, mini-batches, clipping, KL and orders are the presets'; numbers of prompts and
+steps are for a model of 0.7 M parameters on two cores. Both recipes judge 448 times a step, so that they sample the
+same number of tokens, and both were run at the two learning rates: the one that was best for RM-R1's on seed 0, and
+the default.
 
-Every judge is scored on the same 500 held-out pairs a seed, in both orders. Intervals are 95 % bootstraps over pairs
-of all seeds; the difference of the two recipes is paired by pair and seed. A run whose results are there is not made
-again.
+Every judge is scored on the same 500 held-out pairs a seed, in both orders. Intervals are 95 % bootstraps over the
+questions of all seeds' pairs, so they hold for these seeds; the difference of the recipes is paired by pair. A run
+whose results are there is not made again.
 """
 
 from __future__ import annotations
@@ -20,11 +21,9 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from evals.synthetic import SyntheticTask
 from evals.traces import label_trace
@@ -34,21 +33,27 @@ ROOT = Path(__file__).parents[2]
 
 RM_R1 = (
     *("--data.both-orders", "false", "--rollout.samples", "7", "--grpo.groups", "64", "--grpo.minibatches", "8"),
-    *("--grpo.refill-rounds", "0", "--verifier.reward", "rm_r1", "--steps", "14"),
+    *("--grpo.refill-rounds", "0", "--verifier.reward", "rm_r1", "--steps", "14", "--grpo.optimizer.lr"),
 )
 GAVEL = (
-    *("--data.both-orders", "true", "--rollout.samples", "8", "--grpo.groups", "64", "--grpo.minibatches", "8"),
-    *("--grpo.refill-rounds", "0", "--verifier.reward", "consistent", "--steps", "12"),
+    *("--data.both-orders", "true", "--rollout.samples", "4", "--grpo.groups", "112", "--grpo.minibatches", "8"),
+    *("--grpo.baseline", "pair", "--grpo.refill-rounds", "0", "--verifier.reward", "consistent", "--steps", "14"),
+    *("--grpo.loss.clip-high", "0.28", "--grpo.loss.kl-unbiased", "true", "--grpo.loss.correction.level", "token"),
+    "--grpo.optimizer.lr",
 )
 
 ARMS = {
     "distilled": ("distilled", None),
-    "RL only, from nothing": ("nothing", RM_R1),
-    "RL only, knows the form": ("form", RM_R1),
-    "distilled + RL, RM-R1": ("distilled", RM_R1),
-    "distilled + RL, Gavel": ("distilled", GAVEL),
+    "RL only, from nothing": ("nothing", (*RM_R1, "1e-4")),
+    "RL only, knows the form": ("form", (*RM_R1, "1e-4")),
+    "distilled, RM-R1, lr 1e-4": ("distilled", (*RM_R1, "1e-4")),
+    "distilled, Gavel, lr 1e-4": ("distilled", (*GAVEL, "1e-4")),
+    "distilled, RM-R1, lr 2e-4": ("distilled", (*RM_R1, "2e-4")),
+    "distilled, Gavel, lr 2e-4": ("distilled", (*GAVEL, "2e-4")),
 }
 """Name of a judge -> the model that it starts from, and the flags of its training."""
+
+COMPARED = ("lr 1e-4", "lr 2e-4")
 
 
 def run(script: str, folder: Path, *flags: object) -> None:
@@ -97,29 +102,40 @@ def write_form(path: Path, seed: int) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-Right = dict[str, npt.NDArray[np.float64]]
-"""By figure, one value a pair: share of its two orders that are right, or whether both are."""
+Right = dict[tuple[int, str, str], list[bool]]
+"""(seed, question, pair) -> whether each of the two orders is right."""
 
 
-def figures(folder: Path, stage: str) -> Right:
+def judged(folder: Path, stage: str, mode: str, seed: int) -> Right:
     """What the stored judgements of a run's held-out pairs come to."""
+    pairs = [json.loads(line) for line in (folder / "eval" / "pairs.jsonl").read_text().splitlines()]
+    asked = {pair["id"]: pair["messages"][-1]["content"] for pair in pairs}
     found: Right = {}
-    for mode in ("greedy", "sampled"):
-        by_pair: dict[str, list[bool]] = {}
-        for line in (folder / "eval" / f"{stage}-{mode}.jsonl").read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            by_pair.setdefault(row["pair_id"], []).append(row["verdict"] == row["gold"])
-        orders = np.array([by_pair[id_] for id_ in sorted(by_pair)], float)
-        found[f"{mode}"] = orders.mean(1)
-        found[f"{mode}, both orders"] = orders.min(1)
+    for line in (folder / "eval" / f"{stage}-{mode}.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        key = (seed, asked[row["pair_id"]], row["pair_id"])
+        found.setdefault(key, []).append(row["verdict"] == row["gold"])
     return found
 
 
-def interval(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean and its 95 % bootstrap interval."""
+FIGURES = {
+    "accuracy, greedy": ("greedy", np.mean),
+    "both orders, greedy": ("greedy", min),
+    "accuracy, sampled": ("sampled", np.mean),
+    "both orders, sampled": ("sampled", min),
+}
+
+
+def interval(values: dict[tuple[int, str, str], float]) -> tuple[float, float, float]:
+    """Mean and its 95 % bootstrap interval; all pairs of a question are drawn together."""
     rng = np.random.default_rng(0)
-    means = values[rng.integers(0, len(values), (2000, len(values)))].mean(1)
-    return float(values.mean()), *map(float, np.percentile(means, [2.5, 97.5]))
+    clusters: dict[str, list[float]] = {}
+    for (_, question, _), value in values.items():
+        clusters.setdefault(question, []).append(value)
+    sums = np.array([[sum(one), len(one)] for one in clusters.values()])
+    drawn = sums[rng.integers(0, len(sums), (2000, len(sums)))].sum(1)
+    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5])
+    return float(np.mean(list(values.values()))), float(low), float(high)
 
 
 def main() -> None:
@@ -129,41 +145,51 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/bench/recipes"))
     arguments = parser.parse_args()
     output = arguments.output.resolve()
-    right: dict[str, list[Right]] = {}
-    tokens: dict[str, list[int]] = {}
+    found: dict[str, dict[str, Right]] = {name: {"greedy": {}, "sampled": {}} for name in ARMS}
+    tokens: dict[str, list[int]] = {name: [] for name in ARMS}
     for seed in arguments.seeds:
         for name, (start, flags) in ARMS.items():
             print(f"seed {seed}: {name} ...", file=sys.stderr, flush=True)
             model = start_of(start, seed, output)
-            folder = output / f"{name.replace(' ', '-').replace(',', '').replace('+', 'and')}-{seed}"
             # The distilled judge is scored where it starts to be trained on.
-            at = folder if flags else output / f"distilled-and-RL-RM-R1-{seed}"
-            run("grpo.py", at, "--model", model, "--seed", seed, *(flags or RM_R1))
-            right.setdefault(name, []).append(figures(at, "grpo" if flags else "start"))
-            metrics = [json.loads(line) for line in (at / "metrics.jsonl").read_text().splitlines()]
-            tokens.setdefault(name, []).append(sum(row["tokens"] for row in metrics) if flags else 0)
-    report(right, tokens, arguments.seeds, output)
+            of = "distilled, RM-R1, lr 1e-4" if flags is None else name
+            folder = output / f"{of.replace(',', '').replace(' ', '-').lower()}-{seed}"
+            run("grpo.py", folder, "--model", model, "--seed", seed, *(ARMS[of][1] or ()))
+            for mode, right in found[name].items():
+                right |= judged(folder, "grpo" if flags else "start", mode, seed)
+            metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            tokens[name].append(sum(row["tokens"] for row in metrics) if flags else 0)
+    report(found, tokens, output)
 
 
-def report(right: dict[str, list[Right]], tokens: dict[str, list[int]], seeds: Sequence[int], output: Path) -> None:
+def report(found: dict[str, dict[str, Right]], tokens: dict[str, list[int]], output: Path) -> None:
     """Print the table as Markdown and write it as JSON."""
-    names = list(next(iter(right.values()))[0])
-    print(f"| judge | sampled tokens | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")
-    rows = {}
-    for judge, found in right.items():
-        pooled = {name: interval(np.concatenate([one[name] for one in found])) for name in names}
-        by_seed = {name: [float(one[name].mean()) for one in found] for name in names}
-        cells = [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in pooled.values()]
-        print(f"| {judge} | {np.mean(tokens[judge]):,.0f} | {' | '.join(cells)} |")
-        rows[judge] = {"tokens": tokens[judge], "pooled": pooled, "by_seed": by_seed}
-    ours, theirs = right["distilled + RL, Gavel"], right["distilled + RL, RM-R1"]
-    differences = {
-        name: interval(np.concatenate([one[name] - two[name] for one, two in zip(ours, theirs, strict=True)]))
-        for name in names
+    values = {
+        name: {
+            figure: {key: float(both(orders)) for key, orders in right[mode].items()}
+            for figure, (mode, both) in FIGURES.items()
+        }
+        for name, right in found.items()
     }
-    cells = [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" for mean, low, high in differences.values()]
-    print(f"| Gavel less RM-R1, paired | | {' | '.join(cells)} |")
-    content = {"seeds": list(seeds), "judges": rows, "gavel_less_rm_r1": differences, "rm_r1": RM_R1, "gavel": GAVEL}
+    for at in COMPARED:
+        ours, theirs = values[f"distilled, Gavel, {at}"], values[f"distilled, RM-R1, {at}"]
+        values[f"Gavel less RM-R1, {at}"] = {
+            figure: {key: ours[figure][key] - theirs[figure][key] for key in ours[figure]} for figure in FIGURES
+        }
+    print(f"| judge | sampled tokens | {' | '.join(FIGURES)} |\n|---|---|{'---|' * len(FIGURES)}")
+    rows = {}
+    for name, by_figure in values.items():
+        pooled = {figure: interval(by_pair) for figure, by_pair in by_figure.items()}
+        seeds = sorted({seed for seed, _, _ in next(iter(by_figure.values()))})
+        by_seed = {
+            figure: [float(np.mean([v for key, v in by_pair.items() if key[0] == seed])) for seed in seeds]
+            for figure, by_pair in by_figure.items()
+        }
+        sampled = tokens.get(name, [])
+        cells = [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in pooled.values()]
+        print(f"| {name} | {np.mean(sampled):,.0f} |" if sampled else f"| {name} | |", " | ".join(cells), "|")
+        rows[name] = {"seeds": seeds, "tokens": sampled, "pooled": pooled, "by_seed": by_seed}
+    content = {"judges": rows, "arms": ARMS}
     (output / "recipes.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

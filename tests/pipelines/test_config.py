@@ -60,6 +60,13 @@ def test_a_value_with_underscores_stays_as_typed() -> None:
     assert config.verifier.reward == "my_rules:one_rule"
 
 
+def test_a_part_of_the_distilling_optimizer_leaves_the_rest() -> None:
+    config = resolved("--distill.optimizer.warmup-steps", "2")
+
+    assert config.distill.optimizer == RunConfig().distill.optimizer.model_copy(update={"warmup_steps": 2})
+    assert config.distill.optimizer.lr != config.grpo.optimizer.lr
+
+
 def test_lists_and_booleans_are_understood() -> None:
     config = resolved("--grpo.optimizer.betas=[0.8,0.9]", "--data.both_orders=false", "--policy.dtype=bfloat16")
 

@@ -103,8 +103,11 @@ def test_the_judge_is_a_hugging_face_model(quick: Path) -> None:
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "3+4?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
-    assert model.generate(**prompt, max_new_tokens=3).shape[1] == prompt["input_ids"].shape[1] + 3
+    assert model.generate(**prompt, max_new_tokens=3, min_new_tokens=3).shape[1] == prompt["input_ids"].shape[1] + 3
     assert json.loads((judge / "gavel.json").read_text())["format"] == "compact"
+    assert "# quick" in (judge / "README.md").read_text()
+    assert (judge / "plots" / "training.png").exists()
+    assert json.loads((judge / "training" / "summary.json").read_text())["steps"] == 2
 
 
 def test_a_judge_is_evaluated_on_its_own(quick: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from actors.rollout import Task
-from evals.pairs import Message, Pair, save_pairs
+from evals.errors import ReadableError
+from evals.pairs import Message, Pair, load_pairs, save_pairs
 from pipelines.config import DataConfig
 from pipelines.stream import Data
 
@@ -105,6 +107,102 @@ def test_a_side_without_pairs_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="no pair is left"):
         Data.load(DataConfig(train=path, heldout_share=0.5), seed=0, heldout=10)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, train: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"sources: [{{path: {train}}}]\nduplicates: {{near: null}}\nheldout: {{share: 0.1}}\n")
+    return path
+
+
+def by_recipe(recipe: Path, run: Path, **config: object) -> Data:
+    return Data.load(DataConfig.model_validate({"train": recipe, **config}), seed=0, heldout=10_000, run=run)
+
+
+def built(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file that stands there: which one it is, and what it holds."""
+    return {path.name: (path.stat().st_ino, path.read_bytes()) for path in folder.iterdir()}
+
+
+def test_a_recipe_is_built_once_into_the_runs_folder(tmp_path: Path, recipe: Path) -> None:
+    run = tmp_path / "run"
+    data = by_recipe(recipe, run)
+
+    assert data.source == "recipe.yaml"
+    assert sorted(built(run / "data")) == ["dropped.jsonl", "heldout.jsonl", "manifest.json", "train.jsonl"]
+    assert data.train == load_pairs(run / "data" / "train.jsonl")
+    assert sorted(pair.id for pair in data.heldout) == sorted(p.id for p in load_pairs(run / "data" / "heldout.jsonl"))
+    assert not asked(data.train) & asked(data.heldout)
+    assert {p.id for p in [*data.train, *data.heldout]} == {f"train/{p.id}" for p in pairs(range(QUESTIONS))}
+    before = built(run / "data")
+    assert by_recipe(recipe, run) == data
+    assert built(run / "data") == before
+
+
+@pytest.mark.parametrize("what", ["recipe", "source", "damage", "filter", "benchmark"])
+def test_a_recipe_is_built_anew_where_anything_changed(tmp_path: Path, train: Path, recipe: Path, what: str) -> None:
+    run, code, benchmark = tmp_path / "run", tmp_path / "filters.py", tmp_path / "benchmark.jsonl"
+    code.write_text("def keep(pair): return True\n")
+    save_pairs(benchmark, pairs(range(1000, 1001)))
+    with recipe.open("a") as file:
+        file.write(f"filters: [{{kind: python, path: {code}}}]\n")
+        file.write(f"contamination: {{benchmarks: [{{benchmark: pairs, data: {benchmark}}}]}}\n")
+    by_recipe(recipe, run)
+    before = built(run / "data")
+    if what == "recipe":
+        recipe.write_text(recipe.read_text().replace("share: 0.1", "share: 0.3"))
+    elif what == "source":
+        save_pairs(train, pairs(range(QUESTIONS - 1)))
+    elif what == "damage":
+        (run / "data" / "train.jsonl").write_text("{}\n")
+    elif what == "filter":
+        code.write_text("def keep(pair): return not pair.id.endswith('q7-0')\n")
+    else:
+        save_pairs(benchmark, pairs(range(1)))
+    by_recipe(recipe, run)
+    after = built(run / "data")
+
+    assert after["train.jsonl"][0] != before["train.jsonl"][0]
+    same = {name: held[1] for name, held in after.items()} == {name: held[1] for name, held in before.items()}
+    assert same == (what == "damage")
+
+
+def test_heldout_pairs_of_ones_own_stand_in_for_the_recipes(tmp_path: Path, recipe: Path) -> None:
+    heldout = tmp_path / "heldout.jsonl"
+    save_pairs(heldout, pairs(range(QUESTIONS, QUESTIONS + 5)))
+    data = by_recipe(recipe, tmp_path / "run", heldout=heldout)
+
+    assert asked(data.heldout) == {f"What is {question}?" for question in range(QUESTIONS, QUESTIONS + 5)}
+    assert data.train == load_pairs(tmp_path / "run" / "data" / "train.jsonl")
+
+
+def test_a_recipe_that_holds_none_out_leaves_the_split_to_the_configuration(tmp_path: Path, recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("share: 0.1", "share: 0"))
+    data = by_recipe(recipe, tmp_path / "run", heldout_share=0.4)
+
+    assert data.train is not None
+    assert abs(len(asked(data.heldout)) / QUESTIONS - 0.4) < 4.5 * (0.4 * 0.6 / QUESTIONS) ** 0.5
+    assert not asked(data.train) & asked(data.heldout)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sources: [{path: nowhere.jsonl}]", "source 'nowhere', key 'path': there is no file or folder nowhere.jsonl"),
+        ("sources: []", "sources: List should have at least 1 item"),
+        ("sources: [{path: TRAIN}]\nfilters: [{kind: length, min: 999}]", "nothing is left to train on"),
+    ],
+)
+def test_a_recipe_that_cannot_be_carried_out_says_why(tmp_path: Path, train: Path, text: str, said: str) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text.replace("TRAIN", str(train)))
+
+    with pytest.raises(ReadableError, match=re.escape(said)):
+        by_recipe(recipe, tmp_path / "run")
+    assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    with pytest.raises(ReadableError, match="there is no run folder"):
+        Data.load(DataConfig(train=recipe), seed=0, heldout=10)
 
 
 def test_both_orders_stand_one_behind_the_other(train: Path) -> None:
