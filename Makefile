@@ -4,7 +4,7 @@ PIP := .venv/bin/pip --disable-pip-version-check -qq
 TORCH := torch==2.13.0+cpu
 READY := .venv/.ready
 
-.PHONY: setup quickstart test recipes lint clean
+.PHONY: setup quickstart test thorough lint clean
 
 setup: $(READY)
 
@@ -28,8 +28,8 @@ quickstart: $(READY)
 test: $(READY)
 	.venv/bin/python -m pytest
 
-recipes: $(READY)
-	.venv/bin/python -m pytest -m recipes tests/pipelines/test_presets.py
+thorough: $(READY)
+	.venv/bin/python -m pytest -m thorough
 
 lint: $(READY)
 	.venv/bin/ruff check .

@@ -65,7 +65,10 @@ def train_a_step(policy: PolicyGroup) -> None:
     policy.update_sft(ray.put(examples), [(20, 16)] * 4)
 
 
-@pytest.mark.parametrize(("tied", "ranks"), [(True, 1), (True, 2), (False, 1), (False, 2)])
+@pytest.mark.parametrize(
+    ("tied", "ranks"),
+    [(True, 2), (False, 1), *(pytest.param(*one, marks=pytest.mark.thorough) for one in [(True, 1), (False, 2)])],
+)
 def test_trainer_and_engine_agree_after_every_sync(
     start: Callable[..., tuple[PolicyGroup, RolloutPool]], make_model: Callable[..., Path], tied: bool, ranks: int
 ) -> None:

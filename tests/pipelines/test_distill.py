@@ -134,6 +134,7 @@ def test_what_the_model_follows_from_is_kept_with_it(whole: tuple[Path, str]) ->
     assert not (whole[0] / "distill-checkpoints").exists(), "a complete model has no use for them"
 
 
+@pytest.mark.thorough
 def test_a_killed_distillation_ends_where_it_would_have(whole: tuple[Path, str], traces: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = subprocess.Popen(
