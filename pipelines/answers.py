@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+_LENGTH = re.compile(
+    r"context (length|window|limit|size)|maximum model length|input token(s| count)\b.*\bexceed"
+    r"|\b(prompt|input|messages)\b.*\btoo long",
+    re.IGNORECASE,
+)
 
 
 def said(message: Any, thinks: bool = True) -> str:
@@ -13,10 +20,15 @@ def said(message: Any, thinks: bool = True) -> str:
 
 
 def detail(error: Any) -> str:
-    """The server's own message about an error status, wherever in the body it stands."""
-    body = error.body if isinstance(error.body, dict) else {}
-    inner = body["error"] if isinstance(body.get("error"), dict) else body
-    found = inner.get("message") or inner.get("detail") or error.message
+    """The server's own message about an error status."""
+    return told(error.body) or str(error.message)
+
+
+def told(body: Any) -> str:
+    """What the body of an error says, wherever in it that stands; empty where it says nothing."""
+    outer = body if isinstance(body, dict) else {}
+    inner = outer["error"] if isinstance(outer.get("error"), dict) else outer
+    found = inner.get("message") or inner.get("detail") or ""
     if isinstance(found, list):
         found = "; ".join(str(one.get("msg", one)) if isinstance(one, dict) else str(one) for one in found)
     return str(found)
@@ -24,4 +36,4 @@ def detail(error: Any) -> str:
 
 def is_about_length(message: str) -> bool:
     """Whether a refusal says that the prompt is too long, which is the fault of that prompt alone."""
-    return any(words in message.lower() for words in ("context length", "too long", "maximum context"))
+    return bool(_LENGTH.search(message))

@@ -1,7 +1,8 @@
 """Judgements on disk as they are bought, so that a run that was killed buys none of them twice.
 
 Lines are appended as groups finish and are what `evals.judgements` reads. Beside `NAME.jsonl` stands
-`NAME.settings.json`, what the judgements depend on: a folder continues only what it began.
+`NAME.settings.json`, what the judgements depend on: a folder continues only what it began. What was ordered in
+batches and may not be here yet is in `batches/NAME-NUMBER.json`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
@@ -110,11 +114,8 @@ class Ledger:
         """
         wanted: dict[int, list[T]] = defaultdict(list)
         for task in tasks:
+            self.check(task)
             key = (task.pair.subset, task.pair.id)
-            if self._items.get(key, item_hash(task.pair)) != item_hash(task.pair):
-                raise LedgerError(
-                    f"{self.path}: pair {task.pair.id!r} has changed since it was judged; name another --output"
-                )
             have = self._bought[(*key, task.order)]
             if len(have) < samples:
                 if have != set(range(len(have))):
@@ -122,6 +123,14 @@ class Ledger:
                     raise LedgerError(f"{self.path}: pair {task.pair.id!r} lacks sample {gap} but has later ones")
                 wanted[len(have)].append(task)
         return dict(sorted(wanted.items()))
+
+    def check(self, task: Asked) -> None:
+        """Raises LedgerError where a pair is not what it was when it was judged."""
+        before = self._items.get((task.pair.subset, task.pair.id))
+        if before and before != item_hash(task.pair):
+            raise LedgerError(
+                f"{self.path}: pair {task.pair.id!r} has changed since it was judged; name another --output"
+            )
 
     def bought(self) -> int:
         """How many judgements there are."""
@@ -138,17 +147,81 @@ class Ledger:
         self._bought[(*key, task.order)].update(judgement.sample for judgement in judgements)
 
 
+@dataclass
+class Note:
+    """One batch, noted before it is submitted so that no kill can lose or repeat it.
+
+    `key` is drawn for this batch alone and begins each of its requests' names; `made` is in seconds since 1970;
+    `requests` says by name which subset, pair, order, sample and item hash was asked for. `id` is the vendor's, None
+    until that is known to us. `failed` has by name how and why a request stayed without an answer. `done` says that
+    all results are in the ledger.
+    """
+
+    path: Path
+    settings: dict[str, Any]
+    requests: dict[str, tuple[str, str, str, int, str]]
+    key: str
+    made: float
+    id: str | None = None
+    failed: dict[str, tuple[str, str]] = field(default_factory=dict)
+    done: bool = False
+
+    @classmethod
+    def new(cls, ledger: Path, settings: Mapping[str, Any], tasks: Sequence[tuple[Asked, int]]) -> Note:
+        """A note of requests for samples of tasks, on disk before it is returned."""
+        folder = ledger.parent / "batches"
+        numbers = [int(path.stem.rpartition("-")[2]) for path in folder.glob(f"{ledger.stem}-*.json")]
+        key = secrets.token_hex(8)
+        requests: dict[str, tuple[str, str, str, int, str]] = {
+            f"{key}-{index}": (task.pair.subset, task.pair.id, task.order, sample, item_hash(task.pair))
+            for index, (task, sample) in enumerate(tasks)
+        }
+        path = folder / f"{ledger.stem}-{max(numbers, default=0) + 1:04d}.json"
+        note = cls(path, dict(settings), requests, key, time.time())
+        note.write()
+        return note
+
+    def write(self) -> None:
+        """Put it on disk."""
+        rows = {name: value for name, value in asdict(self).items() if name != "path"}
+        write_whole(self.path, json.dumps(rows) + "\n")
+
+    def remove(self) -> None:
+        """Forget a batch of which it is known that it was never submitted."""
+        self.path.unlink()
+
+
+def read_notes(ledger: Path, settings: Mapping[str, Any]) -> list[Note]:
+    """The notes of a ledger's batches, oldest first.
+
+    Raises LedgerError where one is broken, or is still out and was asked for with other settings.
+    """
+    notes = []
+    for path in sorted((ledger.parent / "batches").glob(f"{ledger.stem}-*.json")):
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))
+            row["requests"] = {name: tuple(place) for name, place in row["requests"].items()}
+            note = Note(path=path, **row)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise LedgerError(f"{path}: not the note of a batch ({error!r}); name another --output") from error
+        if not note.done:
+            _same_settings(path, note.settings, settings)
+        notes.append(note)
+    return notes
+
+
 def _check_settings(path: Path, settings: Mapping[str, Any], fresh: bool) -> None:
     if path.exists() and not fresh:
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise LedgerError(f"{path}: not JSON ({error}); name another --output") from error
-        changed = [name for name in {*before, *settings} if before.get(name) != settings.get(name)]
-        if changed:
-            what = "; ".join(f"{n}: {before.get(n)!r} then, {settings.get(n)!r} now" for n in sorted(changed))
-            raise LedgerError(
-                f"{path.parent} holds judgements made with other settings ({what}); name another --output"
-            )
+        _same_settings(path.parent, before, settings)
         return
     write_whole(path, json.dumps(settings, indent=2) + "\n")
+
+
+def _same_settings(where: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if changed := [name for name in {*before, *now} if before.get(name) != now.get(name)]:
+        what = "; ".join(f"{n}: {before.get(n)!r} then, {now.get(n)!r} now" for n in sorted(changed))
+        raise LedgerError(f"{where} holds judgements made with other settings ({what}); name another --output")

@@ -10,25 +10,19 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, TaskID
 
-from evals.errors import ReadableError
-from evals.pairs import Message, Pair
+from evals.pairs import Message
 from evals.prompts import PromptFormat
-from evals.verdicts import Judgement, Order
 from evals.verification import verify
 from evals.writing import write_whole
-from pipelines.ledger import Ledger
-from pipelines.teachers import Teacher, TeacherError, UnansweredError
-
-GIVE_UP = 3
-"""So many questions in a row without an answer, retries and all, end a run: the server is gone."""
+from pipelines.batches import Clerk
+from pipelines.passes import GIVE_UP, Bought, Pass, Shown, progress
+from pipelines.teachers import TeacherError, UnansweredError
 
 HINT = """\
 
@@ -45,115 +39,6 @@ FLAWED = """\
 [The unusable judgement]
 {text}
 [The end of the unusable judgement]"""
-
-aside = Console(stderr=True, highlight=False, soft_wrap=True)
-"""For progress: standard output holds the summary alone."""
-
-
-class TeachError(ReadableError, ValueError):
-    """Something that was asked for and cannot be done; the message says what to change."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A pair in the order in which a teacher is shown it."""
-
-    pair: Pair
-    order: Order
-
-
-@dataclass(frozen=True, slots=True)
-class Bought:
-    """One answer that is on disk."""
-
-    sample: int
-    text: str
-    finish: str
-    model: str
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    reason: str | None
-
-
-Price = tuple[float, float] | None
-"""Of a million tokens in and out; None is not known."""
-
-
-@dataclass
-class Pass:
-    """One of the two passes: who is asked, and what was bought, by subset, pair and order."""
-
-    number: int
-    path: Path
-    price: Price
-    teacher: Teacher | None = None
-    ledger: Ledger | None = None
-    bought: dict[tuple[str, str, str], dict[int, Bought]] = field(default_factory=dict)
-    now: int = 0
-
-    def open(self, teacher_: Teacher | None, settings: Mapping[str, Any], stack: ExitStack) -> None:
-        """Take up what is on disk, and hold it against other processes where there is someone to ask."""
-        self.teacher = teacher_
-        if teacher_:
-            self.ledger = stack.enter_context(Ledger.open(self.path, {**teacher_.settings, **settings}))
-        for key, bought in _read(self.path):
-            self.bought.setdefault(key, {})[bought.sample] = bought
-
-    def of(self, shown: Shown) -> dict[int, Bought]:
-        """What was bought of this pair in this order, by sample."""
-        return self.bought.setdefault((shown.pair.subset, shown.pair.id, shown.order), {})
-
-    async def buy(self, shown: Shown, sample: int, messages: Sequence[Message], format_: PromptFormat) -> Bought:
-        """Ask, and write the answer down before anything else happens."""
-        if self.teacher is None or self.ledger is None:
-            raise TeachError(f"pass {self.number} has no teacher to ask")
-        answer = await self.teacher.ask(messages, sample)
-        pair, order, model = shown.pair, shown.order, self.teacher.model
-        text = answer.text.encode("utf-8", "replace").decode()  # as it will be read back
-        judgement = Judgement(
-            benchmark="pairs",
-            pair_id=pair.id,
-            subset=pair.subset,
-            gold=pair.gold,
-            order=order,
-            sample=sample,
-            format=format_.name,
-            text=text,
-            verdict=format_.verdict(text, order).verdict,
-            prompt_tokens=answer.prompt_tokens,
-            completion_tokens=answer.completion_tokens,
-            model=model,
-        )
-        more = {"finish": answer.finish, **({"reason": answer.reason} if answer.reason else {})}
-        self.ledger.append(shown, [judgement], **more)
-        counts = (answer.prompt_tokens, answer.completion_tokens)
-        bought = Bought(sample, text, answer.finish, model, *counts, answer.reason)
-        self.of(shown)[sample] = bought
-        self.now += 1
-        return bought
-
-    def tokens(self) -> dict[str, Any]:
-        """Tokens and cost of everything that is on disk; the cost is None without a price or a count."""
-        answers = [bought for samples in self.bought.values() for bought in samples.values()]
-        paid = [one for one in answers if one.finish != "refused" or one.prompt_tokens is not None]
-        unknown = sum(one.prompt_tokens is None or one.completion_tokens is None for one in paid)
-        prompt, completion = (
-            sum(getattr(one, name) or 0 for one in paid) for name in ("prompt_tokens", "completion_tokens")
-        )
-        cost = None
-        if not paid:
-            cost = 0.0
-        elif self.price and not unknown:
-            cost = (prompt * self.price[0] + completion * self.price[1]) / 1e6
-        return {
-            "answers": len(answers),
-            "bought_now": self.now,
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "answers_without_token_counts": unknown,
-            "cost": cost,
-        }
-
 
 Found = tuple[Shown, int, Bought, list[dict[str, str]]]
 """An answer that was looked at: of what, in which pass, and every reason against it."""
@@ -176,27 +61,76 @@ class Lesson:
     async def give(self, concurrency: int) -> None:
         """Buy what is missing, `concurrency` requests at a time; ends with TeacherError where nobody answers."""
         waiting = iter(self.units)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=aside) as progress:
-            bar = progress.add_task("teach", total=len(self.units))
+        with progress() as bars:
+            bar = bars.add_task("teach", total=len(self.units))
 
             async def worker() -> None:
                 for unit in waiting:
                     if self.stop is None:
-                        await self._unit(unit, progress, bar)
+                        await self._unit(unit, bars, bar)
 
             try:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(min(concurrency, len(self.units))):
                         group.create_task(worker())
             finally:
-                for one in (self.first, self.second):
-                    if one.teacher:
-                        await one.teacher.close()
+                await self.first.close()
+                await self.second.close()
         if self.stop:
             raise self.stop
 
-    async def _unit(self, unit: Sequence[Shown], progress: Progress, bar: TaskID) -> None:
+    async def give_in_batches(self, poll: float) -> None:
+        """Buy what is missing in batches, round after round: what is still out first, then pass 1, then pass 2.
+
+        A batch is looked at after growing pauses of at most `poll` seconds. Ends with TeacherError where it is refused.
+        """
+        shown = {one.name: one for unit in self.units for one in unit}
+        clerks = [Clerk(one, shown, self.format, poll) for one in (self.first, self.second) if one.teacher]
+        try:
+            for clerk in clerks:
+                await clerk.collect([note for note in clerk.of.notes if not note.done])
+                clerk.give_up()
+            asking = True
+            while asking:
+                asking = False
+                for clerk in clerks:
+                    if needs := list(self._needs(clerk.of)):
+                        asking = True
+                        await clerk.order(needs)
+        finally:
+            for one in (self.first, self.second):
+                for (_, pair, order, _), words in one.lost.items():
+                    self.unanswered[f"{pair}/{order}"] = words
+                await one.close()
+
+    def _needs(self, of: Pass) -> Iterator[tuple[Shown, int, Sequence[Message]]]:
+        """What has to be asked in a pass whatever comes of the rest: no more than would be asked live, one by one."""
+        for unit in self.units:
+            hoped = 0
+            for shown, sample in self._turns(unit):
+                if hoped == self.keep:
+                    break
+                first, second = self.first.of(shown).get(sample), self.second.of(shown).get(sample)
+                problems = self._problems(shown, first, None) if first else []
+                if first and problems and second:
+                    hoped += not self._problems(shown, second, hint(shown))
+                    continue
+                lacks = self.first if first is None else self.second if problems and self.second.teacher else None
+                if lacks and (*shown.name, sample) in lacks.lost:
+                    break
+                if lacks is of:
+                    yield shown, sample, self._asked(shown, first, problems)
+                hoped += lacks is not None or not problems
+
+    def _asked(
+        self, shown: Shown, flawed: Bought | None = None, problems: Sequence[Mapping[str, str]] = ()
+    ) -> Sequence[Message]:
+        plain = self.format.render(shown.pair, shown.order)
+        if flawed is None:
+            return plain
+        return [*plain[:-1], Message(role="user", content=plain[-1]["content"] + hint(shown, flawed, problems))]
+
+    async def _unit(self, unit: Sequence[Shown], bars: Progress, bar: TaskID) -> None:
         shown = unit[0]
         try:
             accepted = 0
@@ -211,19 +145,18 @@ class Lesson:
                 self.stop = TeacherError(f"{error}; so it was {GIVE_UP} times in a row, retries and all")
         except TeacherError as error:  # requests under way are still written down
             self.stop = error
-        progress.advance(bar)
+        bars.advance(bar)
 
     async def _turn(self, shown: Shown, sample: int) -> bool:
         """Whether a clean trace comes of this prompt: at once, from disk, or in the second pass."""
-        plain = self.format.render(shown.pair, shown.order)
-        first = self.first.of(shown).get(sample) or await self._buy(self.first, shown, sample, plain)
+        first = self.first.of(shown).get(sample)
+        first = first or await self._buy(self.first, shown, sample, self._asked(shown))
         problems = self._problems(shown, first, None)
         if not problems:
             return True
         second = self.second.of(shown).get(sample)
         if second is None and self.second.teacher and not self.stop:
-            asked = [*plain[:-1], Message(role="user", content=plain[-1]["content"] + hint(shown, first, problems))]
-            second = await self._buy(self.second, shown, sample, asked)
+            second = await self._buy(self.second, shown, sample, self._asked(shown, first, problems))
         return second is not None and not self._problems(shown, second, hint(shown))
 
     async def _buy(self, of: Pass, shown: Shown, sample: int, messages: Sequence[Message]) -> Bought:
@@ -281,7 +214,8 @@ class Lesson:
         for one in (self.first, self.second):
             accepted, refused = (sum(row["pass"] == one.number for row in rows) for rows in (traces, rejected))
             counted = dict(sorted(reasons[one.number].items()))
-            passes[str(one.number)] = {"accepted": accepted, "rejected": refused, "reasons": counted} | one.tokens()
+            found = {"accepted": accepted, "rejected": refused, "reasons": counted, "batches": one.batches()}
+            passes[str(one.number)] = found | one.tokens()
         costs = [found["cost"] for found in passes.values()]
         summary = {
             "format": self.format.name,
@@ -306,20 +240,6 @@ def hint(shown: Shown, flawed: Bought | None = None, problems: Sequence[Mapping[
         return HINT.format(place=place, problems="")
     what = "; ".join(f"{problem['reason'].replace('_', ' ')} ({problem['detail']})" for problem in problems)
     return HINT.format(place=place, problems=what) + FLAWED.format(text=flawed.text)
-
-
-def _read(path: Path) -> Iterator[tuple[tuple[str, str, str], Bought]]:
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            counts = (row["prompt_tokens"], row["completion_tokens"])
-            bought = Bought(row["sample"], row["text"], row["finish"], row["model"], *counts, row.get("reason"))
-            yield (row["subset"], row["pair_id"], row["order"]), bought
-        except (ValueError, KeyError, TypeError) as error:
-            raise TeachError(
-                f"{path}, line {number}: not an answer that was bought here ({error!r}); mend or remove it"
-            ) from error
 
 
 def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

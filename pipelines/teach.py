@@ -12,6 +12,12 @@ The folder holds every answer as it was bought, in first.jsonl and second.jsonl,
 --judgements` scores as it does any judge; and what follows from them: traces.jsonl (with the plain prompt, whatever the
 teacher was shown), rejected.jsonl (with reasons) and summary.json. The same command again continues where it was
 stopped: what is on disk is not asked for again, and at most --concurrency requests that were under way are.
+
+With `--batch` both teachers are asked through their vendors' batch APIs, which answer within a day. The folder notes
+each batch before it is submitted, so that the same command waits on for what was submitted and buys nothing twice;
+requests that errored or expired are asked again by the next run. Vendors sell batches cheaper: give the prices of
+batches as --price-in and so on, for they are taken as they are. To batch one teacher alone, run pass 1 without
+--second first, with --batch or not, then the other way with --second.
 """
 
 from __future__ import annotations
@@ -35,8 +41,10 @@ from evals.verification import FORMS
 from pipelines.errors import readable_errors
 from pipelines.flags import from_one
 from pipelines.ledger import asked_in
-from pipelines.lessons import FLAWED, HINT, Lesson, Pass, Price, Shown, TeachError, aside
-from pipelines.teachers import ANTHROPIC, Asking, TeacherError, teacher
+from pipelines.lessons import FLAWED, HINT, Lesson
+from pipelines.openai_teacher import OpenAITeacher
+from pipelines.passes import Pass, Price, Shown, TeachError, aside
+from pipelines.teachers import ANTHROPIC, Asking, Teacher, TeacherError
 
 
 def teach(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -64,21 +72,25 @@ def teach(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     settings = asked_in(arguments.format) | {"seeded": arguments.own}
     with ExitStack() as stack:
-        key = os.environ.get(arguments.teacher_key or _key_name(arguments.teacher))
-        first.open(teacher(arguments.teacher, arguments.teacher_model, key, asking), settings, stack)
+        teacher = _teacher(arguments.teacher, arguments.teacher_model, arguments.teacher_key, asking)
+        first.open(teacher, settings, stack)
         other = None
         if arguments.second:
-            key = os.environ.get(arguments.second_key or _key_name(arguments.second))
-            other = teacher(arguments.second, arguments.second_model, key, asking)
+            other = _teacher(arguments.second, arguments.second_model, arguments.second_key, asking)
         words = hashlib.sha256((HINT + FLAWED).encode()).hexdigest()
         second.open(other, settings | {"hint": words}, stack)
         for one in (first, second):
             if one.ledger:  # refuses pairs that are not what they were
-                one.ledger.missing(itertools.chain.from_iterable(units), arguments.samples)
+                for shown in itertools.chain.from_iterable(units):
+                    one.ledger.check(shown)
                 if one.bought:
                     aside.print(f"pass {one.number}  {one.ledger.bought()} answers are on disk")
+                if not arguments.batch and (out := [note for note in one.notes if not note.done]):
+                    raise TeachError(f"{out[0].path}: this batch is still out; run the same command with --batch")
         try:
-            asyncio.run(lesson.give(arguments.concurrency))
+            asyncio.run(
+                lesson.give_in_batches(arguments.poll) if arguments.batch else lesson.give(arguments.concurrency)
+            )
         finally:
             summary = lesson.write(folder, len(pairs) - len(decided))
     return summary
@@ -93,8 +105,15 @@ def _orders(arguments: argparse.Namespace, pair: Pair) -> tuple[Order, ...]:
     return ORDERS if arguments.orders == "both" else (drawn_order(arguments.seed, f"{pair.subset}/{pair.id}"),)
 
 
-def _key_name(url: str) -> str:
-    return "ANTHROPIC_API_KEY" if url == ANTHROPIC else "OPENAI_API_KEY"
+def _teacher(url: str, model: str, variable: str | None, asking: Asking) -> Teacher:
+    """The teacher at a URL, or Anthropic's where that is ANTHROPIC; `variable` has its key."""
+    if url != ANTHROPIC:
+        return OpenAITeacher.at(url, model, os.environ.get(variable or "OPENAI_API_KEY"), asking)
+    try:
+        from pipelines.anthropic_teacher import AnthropicTeacher
+    except ImportError as error:
+        raise TeacherError("the package 'anthropic' is not installed; pip install anthropic") from error
+    return AnthropicTeacher.of(model, os.environ.get(variable or "ANTHROPIC_API_KEY"), asking)
 
 
 def _price(given_in: float | None, given_out: float | None) -> Price:
@@ -132,6 +151,10 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     how.add_argument("--concurrency", type=from_one, default=16, metavar="N", help="requests at a time; default: 16")
     how.add_argument("--timeout", type=float, default=600.0, metavar="S", help="seconds for one answer; default: 600")
     how.add_argument("--retries", type=from_one, default=8, metavar="N", help="of one question; default: 8")
+    how.add_argument("--batch", action="store_true", help="through the vendors' batch APIs, within a day")
+    how.add_argument(
+        "--poll", type=_seconds, default=60.0, metavar="S", help="longest pause between looks; default: 60"
+    )
     arguments = parser.parse_args(argv)
     if bool(arguments.second) != bool(arguments.second_model):
         parser.error("--second and --second-model go together")
@@ -144,6 +167,13 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     if arguments.own and arguments.temperature is None:
         arguments.temperature = 1.0
     return arguments
+
+
+def _seconds(text: str) -> float:
+    value = _price_of(text)
+    if not value:
+        raise argparse.ArgumentTypeError("give more than 0 seconds")
+    return value
 
 
 def _price_of(text: str) -> float:
@@ -166,8 +196,9 @@ def main() -> None:
             sys.exit("stopped; the same command again asks for what is missing")
         print(json.dumps(summary, indent=2))
         if summary["unanswered"]:
+            but = ", but for those that summary.json says are asked no more" if arguments.batch else ""
             raise TeacherError(
-                f"{len(summary['unanswered'])} prompts got no answer; the same command again asks for them"
+                f"{len(summary['unanswered'])} prompts got no answer; the same command again asks for them{but}"
             )
 
 

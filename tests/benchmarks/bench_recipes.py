@@ -22,6 +22,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,6 +53,9 @@ ARMS = {
     "distilled, Gavel, lr 2e-4": ("distilled", (*GAVEL, "2e-4")),
 }
 """Name of a judge -> the model that it starts from, and the flags of its training."""
+
+ONCE = {"RL only, from nothing"}
+"""Judges of the first seed alone: no judgement of theirs ever has a verdict, so there is nothing to learn from."""
 
 COMPARED = ("lr 1e-4", "lr 2e-4")
 
@@ -106,13 +110,17 @@ Right = dict[tuple[int, str, str], list[bool]]
 """(seed, question, pair) -> whether each of the two orders is right."""
 
 
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file, whatever characters a model babbled into them."""
+    with path.open("rb") as file:
+        return [json.loads(line) for line in file]
+
+
 def judged(folder: Path, stage: str, mode: str, seed: int) -> Right:
     """What the stored judgements of a run's held-out pairs come to."""
-    pairs = [json.loads(line) for line in (folder / "eval" / "pairs.jsonl").read_text().splitlines()]
-    asked = {pair["id"]: pair["messages"][-1]["content"] for pair in pairs}
+    asked = {pair["id"]: pair["messages"][-1]["content"] for pair in lines(folder / "eval" / "pairs.jsonl")}
     found: Right = {}
-    for line in (folder / "eval" / f"{stage}-{mode}.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in lines(folder / "eval" / f"{stage}-{mode}.jsonl"):
         key = (seed, asked[row["pair_id"]], row["pair_id"])
         found.setdefault(key, []).append(row["verdict"] == row["gold"])
     return found
@@ -149,6 +157,8 @@ def main() -> None:
     tokens: dict[str, list[int]] = {name: [] for name in ARMS}
     for seed in arguments.seeds:
         for name, (start, flags) in ARMS.items():
+            if name in ONCE and seed != arguments.seeds[0]:
+                continue
             print(f"seed {seed}: {name} ...", file=sys.stderr, flush=True)
             model = start_of(start, seed, output)
             # The distilled judge is scored where it starts to be trained on.
@@ -157,8 +167,7 @@ def main() -> None:
             run("grpo.py", folder, "--model", model, "--seed", seed, *(ARMS[of][1] or ()))
             for mode, right in found[name].items():
                 right |= judged(folder, "grpo" if flags else "start", mode, seed)
-            metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-            tokens[name].append(sum(row["tokens"] for row in metrics) if flags else 0)
+            tokens[name].append(sum(row["tokens"] for row in lines(folder / "metrics.jsonl")) if flags else 0)
     report(found, tokens, output)
 
 

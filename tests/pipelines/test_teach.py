@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -147,7 +148,8 @@ def handler_of(teacher: FaultyTeacher) -> type[http.server.BaseHTTPRequestHandle
             with teacher.lock:
                 teacher.busy += 1
                 teacher.busiest = max(teacher.busiest, teacher.busy)
-            reply = teacher.ask(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            reply = None if self.is_alone() else teacher.ask(body)
             with teacher.lock:
                 teacher.busy -= 1
             if reply is None:
@@ -155,14 +157,23 @@ def handler_of(teacher: FaultyTeacher) -> type[http.server.BaseHTTPRequestHandle
                     self.connection.recv(1)  # until the one who asked is dead
                 self.close_connection = True
                 return
-            body = (reply.raw or json.dumps(answer_of(reply, self.path.endswith("/messages")))).encode()
+            text = (reply.raw or json.dumps(answer_of(reply, self.path.endswith("/messages")))).encode()
             self.send_response(reply.status)
             self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(body)))
+            self.send_header("content-length", str(len(text)))
             self.send_header("retry-after-ms", "10")
             self.end_headers()
             with suppress(OSError):
-                self.wfile.write(body)
+                self.wfile.write(text)
+
+        def is_alone(self) -> bool:
+            """Whether the one who asked was killed before this request had its turn: then no answer is counted."""
+            try:
+                return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
 
         def log_message(self, *_: object) -> None:
             """Nothing."""
