@@ -55,7 +55,7 @@ ARMS = {
 """Name of a judge -> the model that it starts from, and the flags of its training."""
 
 ONCE = {"RL only, from nothing"}
-"""Judges of the first seed alone: no judgement of theirs ever has a verdict, so there is nothing to learn from."""
+"""Judges of the first seed alone: hardly a judgement of theirs has a verdict, so there is nothing to learn from."""
 
 COMPARED = ("lr 1e-4", "lr 2e-4")
 
