@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from actors.config import LoraConfig
+from actors.errors import PolicyError
 from actors.models import hub_name
-from actors.rank import PolicyError
 
 if TYPE_CHECKING:
     from peft import PeftModel

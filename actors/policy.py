@@ -19,9 +19,10 @@ from actors import checkpoint
 from actors.batching import micro_batches, packed_batches, split_over_ranks
 from actors.checkpoint import Checkpoint
 from actors.config import LossConfig, OptimizerConfig, PolicyConfig, WeightsConfig
+from actors.errors import PolicyError
 from actors.losses import Totals
 from actors.placement import Placement
-from actors.rank import Pick, Plan, PolicyError, PolicyRank
+from actors.rank import Pick, Plan, PolicyRank
 from actors.records import LogProbs
 
 if TYPE_CHECKING:

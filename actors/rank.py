@@ -16,10 +16,10 @@ import ray
 from actors import checkpoint
 from actors.batching import MicroBatch, Packed, Padded
 from actors.config import LossConfig, OptimizerConfig, PolicyConfig, WeightsConfig
+from actors.errors import PolicyError
 from actors.losses import LossTerms, Totals, completion_log_probs, grpo_loss, sft_loss
 from actors.models import model_folder, tensor_files
 from actors.records import Example, LogProbs, RolloutGroup
-from evals.errors import ReadableError
 
 if TYPE_CHECKING:
     import torch
@@ -29,10 +29,6 @@ _TOKENIZER_FILES = ("*token*.json", "tokenizer.model", "vocab.*", "merges.txt", 
 
 Pick = tuple[int, int]
 """(index of a source, index of the sample in it)"""
-
-
-class PolicyError(ReadableError, RuntimeError):
-    """The policy cannot go on; the message says which check failed."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from actors.checkpoint import Checkpoint, begin, latest_checkpoint, publish
 from actors.config import OptimizerConfig, PlacementConfig, PolicyConfig, RolloutConfig
+from actors.errors import PolicyError
 from actors.placement import Placement, plan
-from actors.policy import PolicyError, PolicyGroup
+from actors.policy import PolicyGroup
 from actors.records import Example
 
 # A schedule that changes with every step: one that is not restored shows in the parameters.

@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM
 
 from actors.checkpoint import latest_checkpoint
 from actors.config import LoraConfig, OptimizerConfig, PlacementConfig, PolicyConfig, RolloutConfig, WeightsConfig
+from actors.errors import PolicyError
 from actors.lora import add_adapters
 from actors.placement import Placement, plan
-from actors.policy import PolicyError, PolicyGroup
+from actors.policy import PolicyGroup
 from actors.records import Example
 from actors.rollout import RolloutEngine, RolloutPool, Sampling, Task, engine_arguments
 from evals.synthetic import SyntheticTask

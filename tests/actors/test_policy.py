@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from actors.config import LossConfig, OptimizerConfig, PlacementConfig, PolicyConfig, ReferenceConfig, RolloutConfig
+from actors.errors import PolicyError
 from actors.placement import Placement, plan
-from actors.policy import PolicyError, PolicyGroup
+from actors.policy import PolicyGroup
 from actors.records import Example, Prompt, Rollout, RolloutGroup
 from actors.reference import ReferenceModel
 from evals.pairs import Message, Pair

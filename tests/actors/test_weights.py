@@ -10,8 +10,9 @@ import pytest
 import ray
 
 from actors.config import OptimizerConfig, PlacementConfig, PolicyConfig, RolloutConfig, WeightsConfig
+from actors.errors import PolicyError
 from actors.placement import Placement, plan
-from actors.policy import PolicyError, PolicyGroup
+from actors.policy import PolicyGroup
 from actors.records import Example
 from actors.rollout import RolloutPool, Sampling, Task, _RolloutEngine
 from evals.synthetic import SyntheticTask
