@@ -110,7 +110,8 @@ def random_states(path: Path, rank: int) -> dict[str, object]:
     return torch.load(file, weights_only=False)["random"]
 
 
-@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.thorough), 2])
+@pytest.mark.thorough
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_a_fresh_policy_goes_on_as_if_nothing_had_happened(
     start: Callable[[int], PolicyGroup], tmp_path: Path, ranks: int
 ) -> None:

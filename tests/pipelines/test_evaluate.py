@@ -169,6 +169,7 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_a_run_killed_half_way_buys_nothing_twice(first_is_better: Path, benchmarks: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     flags = ["--model", first_is_better, *SMALL, "--output", output, "--json"]

@@ -77,8 +77,6 @@ RRM = {
     ),
 }
 NAMES = (*RM_R1, *RRM, "gavel")
-EVERY_RUN = ("gavel",)
-"""The twin that the ordinary suite runs: it distils, and has everything of our own."""
 
 
 def preset(name: str) -> RunConfig:
@@ -352,9 +350,8 @@ def head(folder: Path) -> Any:
     return load_file(folder / "model.safetensors")["lm_head.weight"]
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in EVERY_RUN else pytest.param(name, marks=pytest.mark.thorough) for name in NAMES]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", NAMES)
 def test_the_recipe_runs_from_end_to_end_in_small(name: str, tmp_path: Path, coin: Callable[[str], Path]) -> None:
     config = preset(name)
     start = coin(config.data.format)
