@@ -255,6 +255,10 @@ class _PolicyRank:
                 before = batch.matrix([old[number][row] for row in rows]) if old else log_probs.detach()
                 reference = batch.optional("reference_log_probs")
                 rollout = batch.optional("rollout_log_probs")
+                if rollout is not None:  # held against the policy that sampled, whatever this one has become since
+                    difference = ((before - rollout) * batch.mask).abs()
+                    total.mismatch += float(difference.sum())
+                    total.mismatch_max = max(total.mismatch_max, float(difference.max()))
                 return grpo_loss(
                     log_probs, before, reference, batch.advantages, batch.mask, plan.totals, config, rollout
                 )
@@ -292,7 +296,7 @@ class _PolicyRank:
                 continue
             terms = loss(batch, log_probs, rows)
             self._engine.backward(terms.loss)
-            self._count(statistics, terms, batch, log_probs.detach(), entropy, plan.totals)
+            self._count(statistics, terms, batch, entropy, plan.totals)
         self._engine.step()
         statistics.grad_norm = float(self._engine.get_global_grad_norm() or 0.0)
         statistics.lr = float(self._engine.get_lr()[0])
@@ -303,7 +307,6 @@ class _PolicyRank:
         statistics: Statistics,
         terms: LossTerms,
         batch: MicroBatch,
-        log_probs: torch.Tensor,
         entropy: torch.Tensor,
         totals: Totals,
     ) -> None:
@@ -313,11 +316,6 @@ class _PolicyRank:
         statistics.corrected += terms.corrected
         statistics.kl += terms.kl
         statistics.entropy += float((entropy * batch.mask).sum())
-        rollout = batch.optional("rollout_log_probs")
-        if rollout is not None:
-            difference = ((log_probs - rollout) * batch.mask).abs()
-            statistics.mismatch += float(difference.sum())
-            statistics.mismatch_max = max(statistics.mismatch_max, float(difference.max()))
 
     def _micro_batch(self, examples: list[Example], rows: list[int]) -> MicroBatch:
         chosen = [examples[row] for row in rows] or [Example(np.zeros(2, np.int32), prompt_length=1)]

@@ -55,7 +55,7 @@ class Panel(NamedTuple):
 
 
 PANELS = (
-    Panel("Reward", "mean reward", "of training judgements, between -1 and 1", ("reward",), (-1, 1)),
+    Panel("Reward", "mean reward", "of training judgements", ("reward",), (-1, 1)),
     Panel("Accuracy", "share of judgements", "on training pairs; dashed: by lot", ("accuracy",), (0, 1), 0.5),
     Panel(
         "Parts of the reward",
