@@ -10,7 +10,6 @@ writer left is removed by the next. On several nodes the folder must be one that
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import random
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from evals.errors import ReadableError
-from evals.writing import write_whole
+from evals.writing import file_sha256, write_whole
 
 SHARDS = "shards"
 _MANIFEST = "manifest.json"
@@ -61,7 +60,7 @@ def publish(draft: Path, step: int, state: dict[str, Any], version: int, policy:
     A checkpoint of the same step is replaced; later ones are not touched.
     """
     files = {
-        str(file.relative_to(draft)): {"size": file.stat().st_size, "sha256": _sha256(file)}
+        str(file.relative_to(draft)): {"size": file.stat().st_size, "sha256": file_sha256(file)}
         for file in sorted(draft.rglob("*"))
         if file.is_file()
     }
@@ -113,7 +112,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(f"{name} is missing")
         if (size := file.stat().st_size) != expected["size"]:
             raise CheckpointError(f"{name} has {size} bytes instead of {expected['size']}")
-        if _sha256(file) != expected["sha256"]:
+        if file_sha256(file) != expected["sha256"]:
             raise CheckpointError(f"{name} has other contents than were written (sha256)")
     return found
 
@@ -148,8 +147,3 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
     """Step and path of every visible checkpoint, the newest first."""
     found = [(int(form[1]), path) for path in folder.glob("step-*") if (form := _NAME.fullmatch(path.name))]
     return sorted(found, reverse=True)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

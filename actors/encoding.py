@@ -37,14 +37,13 @@ class TraceEncoder:
         """A text may bring the end of sequence, which is not written twice, and the opening of its thinking.
 
         Where the chat template has opened the thinking already (R1's do), the model goes on from there, and so must
-        the text. Control tokens that it quotes are plain text: sampled as tokens they would have ended it there.
+        the text.
         """
         text = text.removesuffix(self._encoder.tokenizer.eos_token)
         if self._opened and text.lstrip().startswith(_THINK):
             text = text.lstrip().removeprefix(_THINK)
             text = text.removeprefix(self._opened.removeprefix(_THINK))
-        ids = self._encoder.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-        return np.array([*ids, self._encoder.eos], np.int32)
+        return self._encoder.encode_completion(text)
 
 
 class _Encoder:

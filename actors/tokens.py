@@ -61,8 +61,12 @@ class PromptEncoder:
         return np.array(ids, np.int32)
 
     def encode_completion(self, text: str) -> Ids:
-        """Ids of a judge's own text with the end-of-sequence token, [length]; the judge's tags are its tokens."""
-        return np.array([*self.tokenizer(text, add_special_tokens=False).input_ids, self.eos], np.int32)
+        """Ids of a judge's own text with the end-of-sequence token, [length]; the judge's tags are its tokens.
+
+        Control tokens that the text quotes are plain text: sampled as tokens they would have ended it there.
+        """
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        return np.array([*ids, self.eos], np.int32)
 
     def decode(self, ids: Ids) -> str:
         """The text of sampled ids; special tokens (end of sequence, padding) are left out."""

@@ -56,13 +56,10 @@ class _Verifier:
         A reward for consistency needs the groups of both orders in one call. Call it with `num_returns=2`.
         """
         read = [[self._read(group, sample) for sample in range(len(group.rollouts))] for group in groups]
-        right = [[_right(judgement) for judgement in judgements] for judgements in read]
         scores, judged = [], []
-        for number, group in enumerate(groups):
-            other = [
-                ok for place, one in enumerate(right) if groups[place].prompt.order != group.prompt.order for ok in one
-            ]
-            rewarded = [self._rewarded(judgement, group.prompt.pair, other) for judgement in read[number]]
+        for group, judgements in zip(groups, read, strict=True):
+            other = [one.right for both in read for one in both if one.order != group.prompt.order]
+            rewarded = [self._rewarded(judgement, group.prompt.pair, other) for judgement in judgements]
             scores.append(_group_score(group, rewarded))
             judged += rewarded
         return scores, judged
@@ -137,10 +134,6 @@ def _rewarder(reward: RewardConfig | str, format_: PromptFormat) -> Rewarder:
     return lambda judgement, pair, other: Reward(float(rule(judgement.verdict, cast(Gold, pair.gold))), {})
 
 
-def _right(judgement: Judgement) -> bool:
-    return judgement.verdict is not None and judgement.verdict == judgement.gold
-
-
 def _group_score(group: RolloutGroup, rewarded: Sequence[Rewarded]) -> GroupScore:
     verdicts = [judgement.verdict for judgement, _ in rewarded]
     shown_first = "a" if group.prompt.order == "ab" else "b"
@@ -148,7 +141,7 @@ def _group_score(group: RolloutGroup, rewarded: Sequence[Rewarded]) -> GroupScor
         index=group.index,
         rewards=[reward.total for _, reward in rewarded],
         parts=[reward.parts for _, reward in rewarded],
-        right=[_right(judgement) for judgement, _ in rewarded],
+        right=[judgement.right for judgement, _ in rewarded],
         none=[verdict is None for verdict in verdicts],
         first=[verdict == shown_first for verdict in verdicts],
         lengths=[len(rollout.ids) for rollout in group.rollouts],

@@ -34,13 +34,14 @@ from actors.checkpoint import Checkpoint, latest_checkpoint
 from actors.embedded import make_embedded_model
 from actors.policy import PolicyGroup
 from evals.errors import ReadableError
-from evals.prompts import FORMATS, prompt_format
+from evals.prompts import prompt_format
 from evals.traces import TraceFile, also_asked, load_traces, without_questions
-from evals.writing import write_whole
+from evals.writing import file_sha256, write_whole
 from pipelines.config import RunConfig, load
 from pipelines.errors import readable_errors
 from pipelines.graph import policy_alone
 from pipelines.heldout import fitting
+from pipelines.ledger import asked_in
 from pipelines.run import Run, checked_model, resolve
 from pipelines.stream import Data, DataError, Lessons
 
@@ -59,8 +60,7 @@ def given_traces(config: RunConfig, data: Data) -> TraceFile | None:
     """The traces of `distill.traces`, where that is set, without those that ask a held-out question.
 
     What distilling needs is looked at before anything starts: the base model too. Raises ModelError and TraceError; and
-    DataError where such traces are among them though `data.heldout` was chosen by hand, and
-    where no other is left.
+    DataError where such traces are among them though `data.heldout` was chosen by hand, and where no other is left.
     """
     if config.base:
         checked_model(config.base)
@@ -85,12 +85,11 @@ def given_traces(config: RunConfig, data: Data) -> TraceFile | None:
     return given
 
 
-def distilled_model(config: RunConfig, run: Run, data: Data, given: TraceFile | None = None) -> Path:
+def distilled_model(config: RunConfig, run: Run, data: Data, given: TraceFile | None) -> Path:
     """The folder of the distilled model: the one of an earlier run with the same recipe, or a new one.
 
-    `given` is what `given_traces` read, where it was read before.
+    `given` is what `given_traces` found.
     """
-    given = given or given_traces(config, data)
     folder, checkpoints = run.folder / "distill", run.folder / _CHECKPOINTS
     recipe = _recipe(config, data, given)
     if (folder / _RECIPE).exists() and json.loads((folder / _RECIPE).read_text())["hash"] == recipe["hash"]:
@@ -227,7 +226,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     return {
         "seed": config.seed,
         "base": _base(config) or config.embedded.model_dump(mode="json"),
-        "format": _named_or_file(config.data.format),
+        "format": asked_in(config.data.format),
         "distill": config.distill.model_dump(mode="json", include=distillation),
         "policy": config.policy.model_dump(mode="json", include={"dtype", "ranks", "packing", "lora"}),
         "room": config.rollout.max_model_len,
@@ -240,8 +239,7 @@ def _base(config: RunConfig) -> str:
         return config.base
     digest = hashlib.sha256()
     for file in sorted(file for pattern in _MODEL_FILES for file in Path(config.base).glob(pattern)):
-        with file.open("rb") as stream:
-            digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{file.name} {file_sha256(file)}\n".encode())
     return digest.hexdigest()
 
 
@@ -255,12 +253,6 @@ def _recipe(config: RunConfig, data: Data, given: TraceFile | None) -> dict[str,
         parts["pairs"] = hashlib.sha256(pairs.encode()).hexdigest()
         parts["answer_room"] = config.rollout.max_new_tokens
     return parts | {"hash": hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}
-
-
-def _named_or_file(format_: str) -> str:
-    """A format's name, or what is in its template file."""
-    path = Path(format_)
-    return format_ if format_ in FORMATS else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def main() -> None:

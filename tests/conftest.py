@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,11 +56,38 @@ def ray_session() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def first_is_better(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scripted() -> Callable[[Any, Sequence[set[int]], float], None]:
+    """Writes a model's weights by hand: attention and MLP add nothing, so each token decides the next one.
+
+    `said` has the tokens that may stand at each place; those at the next one get a logit of about 11 times `strength`.
+    """
+    import torch
+
+    def script(model: Any, said: Sequence[set[int]], strength: float) -> None:
+        assert sum(map(len, said)) == len(set().union(*said)), "a token that stood twice would need two successors"
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.self_attn.o_proj.weight.zero_()
+                layer.mlp.down_proj.weight.zero_()
+            model.model.embed_tokens.weight.zero_()[:, -1] = 1
+            model.lm_head.weight.zero_()
+            for place, (tokens, following) in enumerate(itertools.pairwise(said)):
+                one_hot = torch.nn.functional.one_hot(torch.tensor(place), model.config.hidden_size)
+                for token in tokens:
+                    model.model.embed_tokens.weight[token] = one_hot
+                for token in following:  # RMSNorm scales a one-hot state by sqrt(hidden)
+                    model.lm_head.weight[token, place] = strength
+
+    return script
+
+
+@pytest.fixture(scope="session")
+def first_is_better(
+    tmp_path_factory: pytest.TempPathFactory, scripted: Callable[[Any, Sequence[set[int]], float], None]
+) -> Path:
     """A judge that says one fixed text whatever it is shown: the first response is better.
 
-    Its weights are written by hand: attention and MLP add nothing, so each token decides the next one. At a high
-    temperature it babbles without end. The text is its `says.txt`.
+    At a high temperature it babbles without end. The text is its `says.txt`.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -75,18 +103,10 @@ def first_is_better(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = PromptEncoder(folder)
     prompt = encoder.encode_prompt([{"role": "user", "content": "any"}]).tolist()
     said = [prompt[-1], *encoder.encode_completion(text).tolist()]
-    assert len(set(said)) == len(said), "a token that stood twice would need two successors"
     model = AutoModelForCausalLM.from_pretrained(folder)
-    hidden = model.config.hidden_size
+    scripted(model, [{token} for token in said], 0.3)
     with torch.no_grad():
-        for layer in model.model.layers:
-            layer.self_attn.o_proj.weight.zero_()
-            layer.mlp.down_proj.weight.zero_()
-        model.model.embed_tokens.weight.zero_()[:, -1] = 1
-        model.lm_head.weight.zero_()[encoder.eos, -1] = -1
-        for place, (token, following) in enumerate(itertools.pairwise(said)):
-            model.model.embed_tokens.weight[token] = torch.nn.functional.one_hot(torch.tensor(place), hidden)
-            model.lm_head.weight[following, place] = 0.3  # RMSNorm scales a one-hot state by sqrt(hidden)
+        model.lm_head.weight[encoder.eos, -1] = -1
     model.save_pretrained(folder)
     JudgeCard(format="compact", version=7, max_model_len=2048, max_new_tokens=1900).write(folder)
     (folder / "says.txt").write_text(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from evals.data.build import NAMES, Manifest, benchmark_item, libraries
 from evals.data.filters import make_filters
 from evals.data.recipe import Recipe
 from evals.data.sources import RowReader
+from evals.writing import file_sha256
 
 
 def is_current(recipe: Recipe, folder: Path) -> bool:
@@ -44,13 +44,8 @@ def _manifest(folder: Path) -> Manifest | None:
     try:
         manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
         for name in NAMES:
-            if name in manifest["outputs"] and _sha256(folder / name) != manifest["outputs"][name]["sha256"]:
+            if name in manifest["outputs"] and file_sha256(folder / name) != manifest["outputs"][name]["sha256"]:
                 return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return manifest
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from evals.data.recipe import RecipeError, Source
+from evals.writing import file_sha256
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".csv")
 LIST_COLUMNS = ("responses", "scores")
@@ -72,7 +73,7 @@ class RowReader:
             for record, part in _records(file):
                 self.done = (before + part * size) / total
                 yield record
-            if _sha256(file) != self.digests[-1].sha256:
+            if file_sha256(file) != self.digests[-1].sha256:
                 raise RecipeError(f"source {self.source.name!r}: {file} was changed while it was read; build again")
             before += size
         self.done = 1.0
@@ -83,7 +84,7 @@ class RowReader:
 
     def _digest(self, file: Path) -> FileDigest:
         try:
-            return FileDigest(self._shown(file), _sha256(file), file.stat().st_size)
+            return FileDigest(self._shown(file), file_sha256(file), file.stat().st_size)
         except OSError as error:
             raise RecipeError(f"source {self.source.name!r}: {file} cannot be read ({error.strerror})") from error
 
@@ -116,11 +117,6 @@ class RowReader:
             ) from error
         self.digests.append(FileDigest(f"{source.hub}/{source.split}", digest.hexdigest(), size))
         self.done = 1.0
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _records(path: Path) -> Iterator[tuple[Record, float]]:

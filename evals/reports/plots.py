@@ -155,6 +155,18 @@ def reliability(label: str, series: Mapping[str, Sequence[Point]]) -> Markup:
     return svg(label, draw)
 
 
+def window(count: int) -> int:
+    """Width of the smoothing over so many steps: an odd number near a tenth of them; 1 is none."""
+    return count // 20 * 2 + 1
+
+
+def smooth(values: Sequence[float]) -> list[float]:
+    """Mean of the values in the window around each value."""
+    reach = window(len(values)) // 2
+    around = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
+    return [sum(some) / len(some) for some in around]
+
+
 def short(name: str) -> str:
     """A name that fits beside a plot."""
     name = plain(name)

@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from evals.pairs import Pair, load_pairs
 from evals.reports.page import render
-from evals.reports.plots import INK, SERIES, svg
+from evals.reports.plots import INK, SERIES, smooth, svg, window
 from evals.reports.texts import sections
 from evals.verdicts import Judgement, Order, from_shown
 from evals.writing import write_whole
@@ -101,7 +101,7 @@ def write_report(run_dir: Path) -> Path:
     where a file does not hold what it should. A missing optional value only leaves its row or plot out.
     """
     path = _needed(run_dir, "summary.json")
-    summary, metrics = _object(path.read_bytes(), str(path)), _metrics(run_dir)
+    summary, metrics = _object(path.read_bytes(), str(path)), read_metrics(run_dir)
     start = "distill" if "distill" in summary else "start"
     before, after = summary.get(start) or {}, summary.get("grpo") or {}
     held_out = run_dir / "eval" / "pairs.jsonl"
@@ -120,7 +120,7 @@ def write_report(run_dir: Path) -> Path:
         modes=MODES,
         subsets=subset_accuracy(judged),
         curves=[(panel, svg) for panel in PANELS if (svg := _curve(panel, metrics))],
-        window=_window(len(metrics)),
+        window=window(len(metrics)),
         phases=_phases(summary.get("seconds") or {}),
         phase_plot=_phase_plot(metrics),
         outcomes={name: sum((old.right, new.right) == key for old, new in compared) for key, name in OUTCOMES.items()},
@@ -225,8 +225,11 @@ def _needed(run_dir: Path, name: str) -> Path:
     return path
 
 
-def _metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """One row a step, by step; a resumed run may have written a step twice, and the last one counts."""
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """One row of metrics.jsonl a step; a resumed run may have written a step twice, and the last one counts.
+
+    Raises FileNotFoundError and ValueError as `write_report` does.
+    """
     steps: dict[float, dict[str, Any]] = {}
     for place, row in _rows(_needed(run_dir, "metrics.jsonl")):
         if (step := _number(row.get("step"))) is None:
@@ -265,17 +268,6 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _window(count: int) -> int:
-    """Width of the smoothing in steps: an odd number near a tenth of the run; 1 is none."""
-    return count // 20 * 2 + 1
-
-
-def _smooth(values: Sequence[float], width: int) -> list[float]:
-    """Mean of the up to `width` values around each value."""
-    around = [values[max(0, i - width // 2) : i + width // 2 + 1] for i in range(len(values))]
-    return [sum(some) / len(some) for some in around]
-
-
 def _curve(panel: Panel, metrics: Sequence[Mapping[str, Any]]) -> Markup | None:
     """The plot of a panel; None where no step has a value for it."""
     lines = {}
@@ -304,9 +296,9 @@ def _over_steps(title: str, unit: str, draw: Callable[[Axes], None]) -> Markup:
 def _draw_lines(axes: Axes, panel: Panel, lines: Mapping[str, Sequence[tuple[float, float]]]) -> None:
     for colour, (name, points) in zip(SERIES, lines.items(), strict=False):
         steps, values = zip(*points, strict=True)
-        smooth, marker = _smooth(values, _window(len(values))), "o" if len(values) < 20 else ""
+        smoothed, marker = smooth(values), "o" if len(values) < 20 else ""
         axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.45)
-        axes.plot(steps, smooth, color=colour, linewidth=1.9, marker=marker, markersize=4, label=name)
+        axes.plot(steps, smoothed, color=colour, linewidth=1.9, marker=marker, markersize=4, label=name)
     everything = [point for points in lines.values() for point in points]
     first, last = min(everything)[0], max(everything)[0]
     axes.set_xlim(first - 0.5, last + 0.5)

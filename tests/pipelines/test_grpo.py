@@ -16,8 +16,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from actors.config import LossConfig
+from actors.records import GroupScore, zero_variance
 from evals.prompts import COMPACT
 from evals.verdicts import swap
+from pipelines.grpo import Scored, advantages
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -148,6 +151,33 @@ def test_real_pairs_are_rewarded_against_the_files_labels(quick: Path, tmp_path:
     assert not held_out & orders.keys()
 
 
+def group_of(order: int, rewards: list[float]) -> Scored:
+    """A group as the driver knows it, with nothing in it but rewards."""
+    ones = [1] * len(rewards)
+    none = [False] * len(rewards)
+    return Scored(None, GroupScore(order, rewards, [{}] * len(rewards), none, none, none, ones, none, 1))
+
+
+def test_consistency_counts_where_both_orders_share_a_baseline() -> None:
+    """Rewards worked out by hand for weight 1: of 4 judgements 3 are right in one order and 1 in the other."""
+    ab, ba = group_of(0, [1.25, 1.25, 1.25, -1.0]), group_of(1, [1.75, -1.0, -1.0, -1.0])
+    without = group_of(0, [1.0, 1.0, 1.0, -1.0])
+    loss = LossConfig(advantage_epsilon=1e-12)
+
+    assert advantages([ab], loss) == [pytest.approx(advantages([without], loss)[0])], "alone, it cancels out"
+    mean, deviation = 0.1875, 1.2799972098183876
+    expected = [[(reward - mean) / deviation for reward in one.score.rewards] for one in (ab, ba)]
+    assert [pytest.approx(mine, abs=1e-6) for mine in expected] == advantages([ab, ba], loss)
+
+
+def test_groups_that_share_a_baseline_are_dropped_together_or_not_at_all() -> None:
+    right, wrong = group_of(0, [1.0, 1.0]), group_of(1, [-1.0, -1.0])
+
+    assert zero_variance([right.score])
+    assert zero_variance([wrong.score])
+    assert not zero_variance([right.score, wrong.score]), "one order is right and the other wrong: that teaches"
+
+
 def test_broken_pairs_end_the_run_before_anything_starts(tmp_path: Path) -> None:
     good = {"prompt": "2+2?", "response_a": "4", "response_b": "5", "gold": "a"}
     lines = ["{", json.dumps(good | {"gold": "c"}), json.dumps(good | {"response_b": " "}), json.dumps({"prompt": "?"})]
@@ -234,10 +264,12 @@ def test_ray_job_submit(head: dict[str, str], quick: Path, tmp_path: Path) -> No
                 break
         return run
 
-    done = submit(*SMALL, "--model", quick / "distill", "--steps", 1, "--run-dir", "job-runs/one")
+    flags = ("--steps", 5, "--tokens", 1)  # a budget that the first step uses up
+    done = submit(*SMALL, "--model", quick / "distill", *flags, "--run-dir", "job-runs/one")
     assert done.returncode == 0, done.stdout + done.stderr
     # A relative run directory is kept under the home directory: the job's working directory is a temporary copy.
-    assert (tmp_path / "job-runs" / "one" / "summary.json").exists()
+    summary = json.loads((tmp_path / "job-runs" / "one" / "summary.json").read_text())
+    assert summary["steps"] == len(rows(tmp_path / "job-runs" / "one" / "metrics.jsonl")) == 1
     failed = submit("--data.train", tmp_path / "nothing.jsonl")
     assert failed.returncode == 1
     assert "nothing.jsonl" in failed.stdout

@@ -6,12 +6,11 @@ and G, and the repository's `scripts/` and `ppo_trainer.yaml`; RRM: the names of
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -253,13 +252,13 @@ SAID = {
 
 
 @pytest.fixture(scope="module")
-def coin(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def coin(
+    tmp_path_factory: pytest.TempPathFactory, scripted: Callable[[Any, Sequence[set[int]], float], None]
+) -> Callable[[str], Path]:
     """Makes a judge that writes one fixed text in a format, and tosses a coin for the verdict in it.
 
-    Its weights are written by hand, as those of `first_is_better`: each token decides the next one. So every group
-    has both verdicts, and a recipe has something to reward from its first step on.
+    So every group has both verdicts, and a recipe has something to reward from its first step on.
     """
-    import torch
     from tokenizers import AddedToken
     from transformers import AutoModelForCausalLM
 
@@ -278,21 +277,9 @@ def coin(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         start = encoder.encode_prompt([{"role": "user", "content": "any"}]).tolist()[-1]
         texts = [encoder.encode_completion(before + verdict + after).tolist() for verdict in verdicts]
         said: list[set[int]] = [{start}, *map(set, zip(*texts, strict=True))]
-        assert sum(map(len, said)) == len(set().union(*said)), "a token that stood twice would need two successors"
         model = AutoModelForCausalLM.from_pretrained(folder)
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        hidden = model.config.hidden_size
-        with torch.no_grad():
-            for layer in model.model.layers:
-                layer.self_attn.o_proj.weight.zero_()
-                layer.mlp.down_proj.weight.zero_()
-            model.model.embed_tokens.weight.zero_()[:, -1] = 1
-            model.lm_head.weight.zero_()
-            for place, (tokens, following) in enumerate(itertools.pairwise(said)):
-                for token in tokens:
-                    model.model.embed_tokens.weight[token] = torch.nn.functional.one_hot(torch.tensor(place), hidden)
-                for token in following:
-                    model.lm_head.weight[token, place] = 2.0  # RMSNorm makes a logit of over 20 of it
+        scripted(model, said, 2.0)
         model.save_pretrained(folder)
         return folder
 

@@ -25,7 +25,7 @@ from evals.reports.card.plots import draw_results, draw_training
 from evals.reports.card.prompt import PARTS, prompt_source, verdict_source
 from evals.reports.card.results import MEASURES, Results
 from evals.reports.page import plain
-from evals.reports.training import headline
+from evals.reports.training import headline, read_metrics
 from evals.writing import write_whole
 
 TAGS = ("gavel", "reward-model", "generative-reward-model", "llm-as-a-judge", "grpo")
@@ -62,7 +62,7 @@ def write_card(judge: Path, run: Path) -> None:
     gavel = _with_own_template(judge, _json(judge / "gavel.json"))
     where = facts.manifest_of(run, config)
     manifest = _json(where) if where else {}
-    metrics = _metrics(run / "metrics.jsonl")
+    metrics = _metrics(run)
     results = Results(run, summary)
     write_generation_config(judge, gavel)
     _name_adapters_base(judge / "adapter" / "adapter_config.json")
@@ -287,14 +287,9 @@ def _mapping(path: Path, read: Any) -> Json:
     return values
 
 
-def _metrics(path: Path) -> list[Json]:
-    """One row a step; a resumed run may have written a step twice, and the last one counts."""
-    rows: dict[int, Json] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n") if path.exists() else [], start=1):
-        try:
-            row = _loads(line) if line.strip() else None
-        except ValueError as error:
-            raise CardError(f"{path}, line {number}: not JSON ({error}); mend or remove it") from error
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows[row["step"]] = row
-    return [rows[step] for step in sorted(rows)]
+def _metrics(run: Path) -> list[Json]:
+    """The run's steps; none where they were not recorded."""
+    try:
+        return read_metrics(run) if (run / "metrics.jsonl").exists() else []
+    except ValueError as error:
+        raise CardError(str(error)) from error

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from hashlib import file_digest
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from evals.reports.card.results import number
+from evals.writing import file_sha256
 
 _FILES = (".json", ".jsonl", ".parquet", ".csv", ".yaml", ".yml", ".gz")
 _FOLDERS = re.compile(r"(?<![^\s'\"=(,\[])(?:file://)?(?:~?/|[A-Za-z]:[/\\])(?:[^\s/\\'\"]+[/\\])+")
@@ -156,8 +156,7 @@ def manifest_of(run: Path, config: Mapping[str, Any]) -> Path | None:
 
 
 def _names(manifest: Path, file: Path) -> bool:
-    with file.open("rb") as opened:
-        return file_digest(opened, "sha256").hexdigest() in manifest.read_text(encoding="utf-8")
+    return file_sha256(file) in manifest.read_text(encoding="utf-8")
 
 
 def languages(manifest: Mapping[str, Any]) -> Iterator[str]:

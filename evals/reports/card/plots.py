@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
+from evals.reports.plots import smooth
 from evals.scores import Interval
 
 BEFORE, AFTER, INK, GRID = "#9aa2aa", "#0072b2", "#40464d", "#e1e3e5"
@@ -56,7 +57,7 @@ def draw_training(path: Path, metrics: Sequence[Mapping[str, Any]]) -> bool:
             steps, values = zip(*points, strict=True)
             axes.plot(steps, values, color=AFTER, linewidth=0.8, alpha=0.4)
             marker = "o" if len(values) < 20 else ""
-            axes.plot(steps, _smooth(values), color=AFTER, linewidth=2.2, marker=marker, markersize=4)
+            axes.plot(steps, smooth(values), color=AFTER, linewidth=2.2, marker=marker, markersize=4)
             axes.set(title=title, xlabel="step", ylabel=unit)
             axes.grid(axis="y")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
@@ -100,13 +101,6 @@ def draw_results(path: Path, bars: Sequence[Bar], unit: str) -> bool:
         figure.legend(handles.values(), handles, loc="outside upper right", ncols=2, frameon=False, handlelength=1)
         _save(figure, path)
     return True
-
-
-def _smooth(values: Sequence[float]) -> list[float]:
-    """Mean of the values around each value, over a tenth of the run."""
-    reach = len(values) // 20
-    around = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
-    return [sum(some) / len(some) for some in around]
 
 
 def _save(figure: Figure, path: Path) -> None:
