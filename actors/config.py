@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -182,10 +183,60 @@ class LossConfig(Settings):
     correction: CorrectionConfig | None = Field(None, description="importance correction; empty: none")
 
 
+class LimitsConfig(Settings):
+    """What one replica of the endpoint takes at most; beyond that a request is refused, with a reason."""
+
+    body_mib: PositiveFloat = Field(2.0, description="size of a request")
+    waiting_mib: PositiveFloat = Field(256.0, description="size of all requests in progress together")
+    responses: int = Field(8, ge=2, description="responses in one ranking")
+    requests: PositiveInt = Field(1024, description="requests in progress at once; more get 503 and when to come again")
+    requests_per_key: PositiveInt = Field(512, description="of those, with the same API key; more get 429")
+
+
+class GroupsConfig(Settings):
+    """How single samples are gathered into groups."""
+
+    window_s: float = Field(0.5, ge=0, le=60, description="how long a prompt's first sample waits for others")
+    most_pairs: PositiveInt = Field(
+        28, description="a group with more pairs of different responses is compared in a circle, not all with all"
+    )
+    opponents: PositiveInt = Field(4, description="earlier members of a prompt that a late sample is compared with")
+    prompts: PositiveInt = Field(4096, description="prompts whose earlier members are remembered")
+    characters: PositiveInt = Field(64_000_000, description="length of all remembered members together")
+    ttl_s: PositiveFloat = Field(1800.0, description="how long a prompt's earlier members are remembered")
+    open_groups: PositiveInt = Field(4096, description="groups that may wait or be judged at once")
+    timeout_s: PositiveFloat = Field(
+        100.0, description="longest that waiting and judging may take; trainers give up after 120 s or more"
+    )
+    anchors: Path | None = Field(
+        None, description="JSON lines with prompt (or conversation) and anchor: whom a lone sample is compared with"
+    )
+
+
 class ServeConfig(Settings):
     """The HTTP endpoint."""
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
-    replicas: PositiveInt = 1
-    timeout_s: PositiveFloat = 120.0
+    replicas: PositiveInt = Field(1, description="replicas, each with an engine; with max_replicas the fewest")
+    max_replicas: PositiveInt | None = Field(None, description="most replicas, by requests in progress; empty: fixed")
+    target_requests: PositiveInt = Field(128, description="requests in progress for which one replica is enough")
+    timeout_s: PositiveFloat = Field(120.0, description="longest that a request may take")
+    api_keys: Path | None = Field(None, description="file with one API key a line; empty: GAVEL_API_KEYS, else none")
+    ssl_certfile: Path | None = Field(None, description="certificate (PEM) to answer https with; empty: plain http")
+    ssl_keyfile: Path | None = Field(None, description="its private key, without a password")
+    proxy: Literal["python", "haproxy"] = Field(
+        "python", description="what stands before the replicas; haproxy is faster and needs haproxy and socat on PATH"
+    )
+    limits: LimitsConfig = LimitsConfig()
+    groups: GroupsConfig = GroupsConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ServeConfig:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(f"max_replicas={self.max_replicas} must not be less than replicas={self.replicas}")
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise ValueError("name ssl_certfile and ssl_keyfile, or neither")
+        if self.ssl_certfile and self.proxy == "haproxy":
+            raise ValueError("proxy=haproxy speaks no https in Ray 2.55: leave ssl_certfile out, or take proxy=python")
+        return self

@@ -40,6 +40,7 @@ from vllm.distributed.weight_transfer.base import (
 
 from actors.config import WeightsConfig
 from actors.lora import PlainParameter
+from actors.reload import repack_lm_head
 
 WORKER_EXTENSION = "actors.weights.WorkerExtension"
 
@@ -234,19 +235,6 @@ class ShmEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
 
     def shutdown(self) -> None:
         """Nothing to close."""
-
-
-def repack_lm_head(model: torch.nn.Module, device: torch.device) -> None:
-    """Pack lm_head's weights again on CPU.
-
-    An embedding and a head that share their parameter each hold their own packed copy for the matrix product. The
-    layerwise reload sees no weight arrive for the head and leaves its copy stale: silently wrong logits.
-    """
-    head = getattr(model, "lm_head", None)
-    if head is not None and device.type == "cpu":
-        from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
-
-        dispatch_cpu_unquantized_gemm(head, remove_weight=False)
 
 
 class WorkerExtension:

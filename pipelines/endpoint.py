@@ -22,6 +22,8 @@ from pipelines.ledger import asked_in
 
 RETRIES = 8
 TIMEOUT_S = 600.0
+GAVEL_KEY = "GAVEL_API_KEY"
+"""The environment variable with the API key for a judge that Gavel serves."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,15 @@ class EndpointJudge:
 
     @classmethod
     def find(cls, url: str, model: str | None, format_: str | None, sampling: Sampling, concurrency: int) -> Self:
-        """Ask the endpoint what it is. The key of an OpenAI-compatible one is taken from OPENAI_API_KEY.
+        """Ask the endpoint what it is. The key of an OpenAI-compatible one is taken from OPENAI_API_KEY, that of one
+        that Gavel serves from GAVEL_API_KEY; neither is shown to the other.
 
-        Raises JudgeError where nothing answers there, or where model or format cannot be what the endpoint serves.
+        Raises JudgeError where nothing answers there, where the key is missing or refused, or where model or format
+        cannot be what the endpoint serves.
         """
         url = url.rstrip("/")
-        try:
-            answer = httpx.get(f"{url}/version", timeout=30)
-            card = answer.json() if answer.is_success else {}
-        except httpx.HTTPError as error:
-            raise JudgeError(f"--endpoint {url}: nothing answers there ({error})") from error
-        except ValueError:
-            card = {}
-        gavel = isinstance(card, dict) and {"format", "model", "max_new_tokens"} <= card.keys()
+        card = _card(url)
+        gavel = {"format", "model", "max_new_tokens"} <= card.keys()
         if gavel:
             if format_ and format_ != card["format"]:
                 raise JudgeError(f"--format {format_}: the judge at {url} is asked in {card['format']!r}; leave it out")
@@ -73,7 +71,7 @@ class EndpointJudge:
         }
         if gavel:
             settings |= {"version": card["version"], "max_new_tokens": card["max_new_tokens"]}
-        key = os.environ.get("OPENAI_API_KEY", "none")
+        key = os.environ.get(GAVEL_KEY if gavel else "OPENAI_API_KEY", "none")
         return cls(str(model), settings, url, prompt_format(format_), sampling, concurrency, key, gavel)
 
     def judge(self, tasks: Sequence[Task], samples: range, seed: object) -> Iterator[Answer]:
@@ -179,3 +177,27 @@ class EndpointJudge:
             model=self.name,
             ratings=parsed.ratings,
         )
+
+
+def _card(url: str) -> dict[str, Any]:
+    """What a judge that Gavel serves says of itself; empty where it is none. Raises JudgeError."""
+    card, answer = _asked(url, {})
+    if answer.status_code == httpx.codes.UNAUTHORIZED and "detail" in card:  # as Gavel says it, and OpenAI's do not
+        if not (key := os.environ.get(GAVEL_KEY)):
+            raise JudgeError(f"--endpoint {url}: the judge there wants an API key; set {GAVEL_KEY}")
+        card, answer = _asked(url, {"Authorization": f"Bearer {key}"})
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            raise JudgeError(f"--endpoint {url}: the key in {GAVEL_KEY} is refused: {card.get('detail')}")
+    return card if answer.is_success else {}
+
+
+def _asked(url: str, headers: dict[str, str]) -> tuple[dict[str, Any], httpx.Response]:
+    try:
+        answer = httpx.get(f"{url}/version", headers=headers, timeout=30)
+    except httpx.HTTPError as error:
+        raise JudgeError(f"--endpoint {url}: nothing answers there ({error})") from error
+    try:
+        said = answer.json()
+    except ValueError:
+        said = {}
+    return said if isinstance(said, dict) else {}, answer

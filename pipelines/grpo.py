@@ -21,8 +21,8 @@ from typing import Any
 import ray
 from rich.progress import TaskID
 
+from actors.card import JudgeCard
 from actors.config import LossConfig, RolloutConfig
-from actors.judge import JudgeCard
 from actors.losses import group_advantages
 from actors.placement import plan
 from actors.records import GroupScore, zero_variance

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import ray
 from ray.actor import ActorHandle
 
+from actors.card import JudgeCard
 from actors.encoding import Encoder
-from actors.judge import JudgeCard
 from actors.models import model_folder
 from actors.placement import Placement, rollout_plan
 from actors.rollout import RolloutPool, Sampling, Task

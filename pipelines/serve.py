@@ -1,46 +1,50 @@
 """Serve a trained judge: `python pipelines/serve.py --model FOLDER`, then POST pairs to /judge.
 
-The endpoint runs in the foreground until Ctrl-C. It listens on this machine's loopback address unless `--host` says
-otherwise, and asks nobody who they are. It joins the Ray cluster of RAY_ADDRESS, or starts one of its own.
-`gavel.json` in the judge's folder decides prompt format, dtype and lengths; for a folder without it the
-configuration does.
+The endpoint runs in the foreground until Ctrl-C. It listens on this machine's loopback address, or with API keys on
+any other (`--host`). It joins the Ray cluster of RAY_ADDRESS, or starts one of its own. `gavel.json` in the judge's
+folder decides prompt format, dtype and lengths; for a folder without it the configuration does.
+
+On a cluster of its own, Serve's commands do the same: `serve run pipelines.serve:app model=FOLDER`, or
+`serve deploy cluster/serve.yaml`.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
+import copy
 import os
 import shlex
 import signal
-import socket
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
-import ray
+from pydantic import ValidationError
 from ray import serve
-from ray.exceptions import RayError
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from actors.judge import JudgeCard, judge_app, replica_resources
+from actors.card import JudgeCard
+from actors.config import ServeConfig
+from actors.judge import judge_app
+from actors.serving.protection import ENVIRONMENT, ApiKeys, KeysError
 from evals.synthetic import SyntheticTask
+from pipelines import hosting
 from pipelines.config import RunConfig, as_yaml, load
+from pipelines.following import Follower
+from pipelines.hosting import ServeError
 
-APP = "judge"
+_LOOK_EVERY_S = 2.0
+_OF_THE_CLUSTER = {"host", "port", "timeout_s", "ssl_certfile", "ssl_keyfile", "proxy"}
+"""Settings that Serve's own configuration decides where its commands serve the judge."""
 
 _console = Console(highlight=False)
-
-
-class ServeError(RuntimeError):
-    """The judge cannot be served as asked; the message says what to change."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,17 +52,23 @@ def main(argv: Sequence[str]) -> int:
     config, options = _arguments(argv)
     try:
         if options.trial:
-            config.serve.port = 0
-        folder, card = _judge_folder(config)
+            os.environ.pop(ENVIRONMENT, None)
+            config.serve = _for_a_trial(config.serve)
+        folder, card = judge_folder(config)
+        hosting.check(config.serve)
+        if options.follow and not options.follow.is_dir():
+            raise ServeError(f"--follow {options.follow}: there is no such folder")
         if options.dry_run:
-            _console.print(as_yaml(config), f"# a replica needs {_needs(config)}", markup=False)
+            _console.print(as_yaml(config), f"# a replica needs {hosting.needs(config)}", markup=False)
             return 0
-        with _ray(config), _endpoint(config, folder, card) as url:
+        with hosting.ray_for(config), endpoint(config, folder, card) as url:
             if options.trial:
                 return _try(url, config)
-            _console.print(_welcome(url, folder, card), soft_wrap=True)
+            _console.print(_welcome(url, folder, card, config.serve), soft_wrap=True)
+            if options.follow:
+                _follow(options.follow, config, folder, card)
             signal.pause()
-    except ServeError as error:
+    except (ServeError, KeysError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -66,19 +76,49 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def app(arguments: dict[str, Any]) -> serve.Application:
+    """The judge for `serve run` and `serve deploy`: `arguments` are parts of the configuration, `model` among them.
+
+    A part may be a mapping or dotted: `{"model": FOLDER, "serve": {"replicas": 2}}` or `{"serve.replicas": "2"}`.
+    Raises ServeError or KeysError.
+    """
+    nested: dict[str, Any] = {}
+    for name, value in sorted(arguments.items(), key=lambda argument: argument[0].count(".")):
+        *parts, last = name.split(".")
+        place = nested
+        for part in parts:
+            place = place.setdefault(part, {})
+        place[last] = copy.deepcopy(value)
+    if misplaced := sorted(_OF_THE_CLUSTER & (nested.get("serve") or {}).keys()):
+        raise ServeError(f"serve.{misplaced[0]}: belongs to http_options of Serve's own configuration")
+    try:
+        config = RunConfig(**nested)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r:.80})" for e in error.errors()]
+        raise ServeError(f"the arguments of the judge's application are not valid: {'; '.join(problems)}") from error
+    folder, card = judge_folder(config)
+    return judge_app(folder, card, config.rollout, config.serve, config.placement.device)
+
+
 def _arguments(argv: Sequence[str]) -> tuple[RunConfig, argparse.Namespace]:
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False, usage=argparse.SUPPRESS)
-    own.add_argument("--host", help="short for --serve.host")
+    own.add_argument("--host", help="short for --serve.host; other machines are answered with API keys only")
     own.add_argument("--port", help="short for --serve.port; 0 takes a free one")
+    own.add_argument("--api-keys", metavar="FILE", help="short for --serve.api-keys; also GAVEL_API_KEYS=KEY,KEY,...")
+    own.add_argument(
+        "--follow", type=Path, metavar="FOLDER", help="swap in each judge with a higher version that appears in FOLDER"
+    )
     own.add_argument("--try", dest="trial", action="store_true", help="judge one held-out pair on a free port and end")
     options, rest = own.parse_known_args(argv)
-    dotted = [f"--serve.{name}={value}" for name in ("host", "port") if (value := getattr(options, name)) is not None]
-    config, options.rest = load([*rest, *dotted], f"{__doc__}\n{own.format_help()}")
-    options.dry_run = options.rest.dry_run
+    short = {"host": options.host, "port": options.port, "api_keys": options.api_keys}
+    dotted = [f"--serve.{name}={value}" for name, value in short.items() if value is not None]
+    config, others = load([*rest, *dotted], f"{__doc__}\n{own.format_help()}")
+    options.dry_run = others.dry_run
     return config, options
 
 
-def _judge_folder(config: RunConfig) -> tuple[Path, JudgeCard]:
+def judge_folder(config: RunConfig) -> tuple[Path, JudgeCard]:
+    """The folder of the judge to serve, and its card: the configuration's where it has none. Raises ServeError."""
     if not config.model:
         raise ServeError("name the judge to serve: --model FOLDER")
     folder = Path(config.model)
@@ -99,92 +139,66 @@ def _judge_folder(config: RunConfig) -> tuple[Path, JudgeCard]:
 
 
 @contextmanager
-def _ray(config: RunConfig) -> Iterator[None]:
-    """Ray, with its own and its workers' output in files alone. A cluster that was there before stays."""
-    # A replica that is killed takes its engine's process with it. Read by the cluster that starts here.
-    os.environ.setdefault("RAY_process_group_cleanup_enabled", "1")
-    with warnings.catch_warnings(action="ignore"):
-        ray.init(
-            address=os.environ.get("RAY_ADDRESS", "local"),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+def endpoint(config: RunConfig, folder: Path, card: JudgeCard) -> Iterator[str]:
+    """The URL of the running endpoint, with a word in the terminal while it starts and stops. See `hosting`."""
+    running = ExitStack()
+    with _console.status(f"starting the judge in {folder}"):
+        url = running.enter_context(hosting.endpoint(config, folder, card))
     try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's handler would end the process at once
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        claim, offered = replica_resources(config.rollout, config.placement.device), ray.cluster_resources()
-        if any(offered.get(kind, 0) < amount * config.serve.replicas for kind, amount in claim.items()):
-            has = ", ".join(f"{offered.get(kind, 0):g} {kind}" for kind in claim)
-            raise ServeError(
-                f"serve.replicas={config.serve.replicas}: each needs {_needs(config)}, and the cluster has {has} in all"
-            )
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _endpoint(config: RunConfig, folder: Path, card: JudgeCard) -> Iterator[str]:
-    """The running endpoint's URL. The judge is taken down after the block, and Serve where it was started for it."""
-    settings = config.serve
-    http = {
-        "host": settings.host,
-        "port": _free_port(settings.host, settings.port),
-        "request_timeout_s": settings.timeout_s,
-    }
-    url = f"http://{settings.host}:{http['port']}"
-    was_running = bool(serve.status().proxies)
-    try:
-        with _console.status(f"starting the judge in {folder}"):
-            try:
-                serve.start(proxy_location="HeadOnly", http_options=http)
-                app = judge_app(folder, card, config.rollout, settings, config.placement.device)
-                serve.run(app, name=APP, route_prefix="/")
-            except (RuntimeError, RayError) as error:
-                raise ServeError(f"the judge in {folder} did not start: {error}") from error
-            _check_answers(url)
         yield url
     finally:
         with _console.status("stopping"):
-            if was_running or "RAY_ADDRESS" not in os.environ:  # Serve goes with the cluster that was started for it
-                serve.delete(APP)
-            else:
-                serve.shutdown()
+            running.close()
 
 
-def _free_port(host: str, port: int) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ServeError(
-                f"cannot listen on {host}:{port}: {error.strerror}; choose another --host or --port"
-            ) from error
-        return probe.getsockname()[1]
+_judge_folder, _endpoint = judge_folder, endpoint
 
 
-def _check_answers(url: str) -> None:
-    try:
-        httpx.get(f"{url}/health", timeout=30).raise_for_status()
-    except httpx.HTTPError as error:
-        raise ServeError(
-            f"nothing answers at {url} ({error}). Where Serve was running on the cluster before, it keeps its own "
-            "address: give that one with --host and --port, or shut that Serve down"
-        ) from error
-
-
-def _welcome(url: str, folder: Path, card: JudgeCard) -> Text:
+def _welcome(url: str, folder: Path, card: JudgeCard, settings: ServeConfig) -> Text:
     body = '{"prompt": "Compute 3+4-2.", "response_a": "5", "response_b": "6"}'
-    curl = f"curl {url}/judge -H 'Content-Type: application/json' -d {shlex.quote(body)}"
-    what = f"{folder} (version {card.version}, format {card.format})"
-    return Text(f"serving {what} at {url}, documented at {url}/docs; Ctrl-C stops\n{curl}")
+    headers = ["Content-Type: application/json"]
+    if ApiKeys.load(settings.api_keys).digests:
+        headers.append("Authorization: Bearer KEY")
+    said = " ".join(f"-H {shlex.quote(header)}" for header in headers)
+    trusted = f"--cacert {shlex.quote(str(settings.ssl_certfile))} " if settings.ssl_certfile else ""
+    lines = [
+        f"serving {folder} (version {card.version}, format {card.format}) at {url}; Ctrl-C stops",
+        f"page: {url}/   documentation: {url}/docs",
+        f"curl {trusted}{url}/judge {said} -d {shlex.quote(body)}",
+    ]
+    if settings.proxy == "haproxy":
+        lines.append(
+            f"Ray has HAProxy show its statistics on port {hosting.HAPROXY_STATISTICS} of every interface, without a "
+            "key: keep it behind a firewall"
+        )
+    return Text("\n".join(lines))
 
 
-def _needs(config: RunConfig) -> str:
-    claim = replica_resources(config.rollout, config.placement.device)
-    return " + ".join(f"{amount:g} {kind}" for kind, amount in claim.items())
+def _follow(where: Path, config: RunConfig, folder: Path, card: JudgeCard) -> None:
+    """Look for newer judges until interrupted."""
+    last: dict[str, Any] = {}
+
+    def swap(found: Path, version: int) -> str | None:
+        nonlocal last
+        checkpoint = {"checkpoint": str(found.resolve()), "version": version}
+        hosting.run_app(config, folder, card, checkpoint)
+        if (refused := hosting.refused(version)) is None:
+            last = checkpoint
+        else:
+            hosting.run_app(config, folder, card, last)  # for replicas that start later
+        return refused
+
+    follower = Follower(where, folder, card, swap, lambda text: _console.print(Text(text), soft_wrap=True))
+    while True:
+        follower.look()
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _for_a_trial(settings: ServeConfig) -> ServeConfig:
+    """Where only this process is to ask: a free port of the loopback address, plain and without keys."""
+    return settings.model_copy(
+        update={"host": "127.0.0.1", "port": 0, "api_keys": None, "ssl_certfile": None, "ssl_keyfile": None}
+    )
 
 
 def _try(url: str, config: RunConfig) -> int:

@@ -92,9 +92,9 @@ def first_is_better(
     import torch
     from transformers import AutoModelForCausalLM
 
+    from actors.card import JudgeCard
     from actors.config import EmbeddedModelConfig
     from actors.embedded import make_embedded_model
-    from actors.judge import JudgeCard
     from actors.tokens import PromptEncoder
 
     folder = tmp_path_factory.mktemp("models") / "first-is-better"
@@ -117,6 +117,28 @@ def first_is_better(
 def says(first_is_better: Path) -> str:
     """What the judge `first_is_better` says."""
     return (first_is_better / "says.txt").read_text()
+
+
+@pytest.fixture(scope="session")
+def endpoint(ray_session: None, first_is_better: Path) -> Iterator[str]:
+    """URL of a real endpoint with `first_is_better`. Tests share it: what would break it starts one of its own."""
+    from ray import serve
+
+    from actors.card import JudgeCard
+    from actors.config import RolloutConfig, ServeConfig
+    from actors.judge import judge_app
+
+    card = JudgeCard.load(first_is_better)
+    assert card is not None
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 120})
+        serve.run(judge_app(first_is_better, card, RolloutConfig(), ServeConfig(), "cpu"), name="judge")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        serve.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -137,7 +137,7 @@ class Pointwise(PromptFormat):
 
     def render_one(self, messages: Sequence[Message], response: str) -> list[Message]:
         """The messages that show one response to a conversation."""
-        return self.layout.filled(messages, {"response": response})
+        return self.layout.one(messages, response)
 
 
 @dataclass(frozen=True)
@@ -169,11 +169,7 @@ class Listwise(PromptFormat):
         _check(shown)
         if len(shown) != len(responses):
             raise ValueError(f"{len(responses)} responses cannot be shown in an order of {len(shown)}")
-        blocks = [
-            f"[The Start of Response {letter}]\n{responses[index]}\n[The End of Response {letter}]"
-            for letter, index in zip(ascii_uppercase, shown, strict=False)
-        ]
-        return self.layout.filled(messages, {"responses": "\n\n".join(blocks)})
+        return self.layout.several(messages, [responses[index] for index in shown])
 
     def parse_list(self, text: str, shown: Sequence[int]) -> ParsedList:
         """Read a judge's text on responses that were shown in the order `shown`. Raises ValueError as render_list."""
@@ -256,6 +252,7 @@ order nor length nor style may sway you. {_FAIRNESS}
 
 Compare the responses with each other first. Then give every one its score in a single pair of tags, for example, if \
 there were three: <answer>[[A: 6]] [[B: 3]] [[C: 8]]</answer>""",
+        block="[The Start of Response {letter}]\n{response}\n[The End of Response {letter}]",
     ),
     Scores(_Many(2)),
 )

@@ -6,24 +6,21 @@ then follows from the order alone.
 
 from __future__ import annotations
 
-import os
-import socket
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
-from ray import serve
 
-from actors.config import RolloutConfig, ServeConfig
-from actors.judge import JudgeCard, agreed, judge_app
+from actors.card import JudgeCard
+from actors.config import LimitsConfig
 from actors.tokens import PromptEncoder
 from evals.prompts import COMPACT
-from evals.verdicts import Verdict
 
+WRITTEN = 'gavel_tokens_total{kind="completion"}'
 PAIR = {"prompt": "Which is it?", "response_a": "this", "response_b": "that"}
 
 
@@ -33,19 +30,9 @@ def card(folder: Path) -> JudgeCard:
     return found
 
 
-@pytest.fixture(scope="module")
-def url(ray_session: None, first_is_better: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    try:
-        serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 120})
-        serve.run(
-            judge_app(first_is_better, card(first_is_better), RolloutConfig(), ServeConfig(), "cpu"), name="judge"
-        )
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        serve.shutdown()
+@pytest.fixture
+def url(endpoint: str) -> str:
+    return endpoint
 
 
 def judge(url: str, **request: Any) -> dict[str, Any]:
@@ -71,14 +58,6 @@ def test_a_single_order(url: str, order: str, verdict: str) -> None:
     answer = judge(url, order=order)
     assert answer["verdict"] == verdict
     assert [j["order"] for j in answer["judgements"]] == [order]
-
-
-@pytest.mark.parametrize(
-    ("verdicts", "verdict"),
-    [(["a", "a"], "a"), (["tie", "tie"], "tie"), (["a", "b"], None), (["a", None], None), ([None, None], None)],
-)
-def test_a_verdict_needs_both_orders(verdicts: list[Verdict], verdict: Verdict) -> None:
-    assert agreed(verdicts) == verdict
 
 
 def test_tokens_are_counted_as_the_engine_saw_them(url: str, says: str, first_is_better: Path) -> None:
@@ -144,47 +123,149 @@ def test_what_cannot_be_judged_is_refused(url: str, change: dict[str, Any], fiel
     assert field is None or problem["loc"][-1] == field
 
 
-@pytest.mark.parametrize("body", ["{", '{"temperature": NaN}', '{"prompt": "\\ud800"}', '{"\\ud800": 1}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{",
+        '{"temperature": NaN}',
+        '{"prompt": "\\ud800", "response_a": "this", "response_b": "that"}',
+        '{"conversation": [{"role": "user", "content": "\\ud800"}], "response_a": "this", "response_b": "that"}',
+        '{"\\ud800": 1}',
+    ],
+)
 def test_what_is_no_proper_json_is_refused(url: str, body: str) -> None:
     answer = httpx.post(f"{url}/judge", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
     assert answer.json()["detail"]
 
 
-def test_health_version_and_documentation(url: str, first_is_better: Path) -> None:
+def test_health_version_and_metrics(url: str, first_is_better: Path) -> None:
     assert httpx.get(f"{url}/health").json() == {"running": 0}
-    assert httpx.get(f"{url}/version").json() == card(first_is_better).model_dump() | {"model": "first-is-better"}
+    version = httpx.get(f"{url}/version").json()
+    assert version.pop("limits") == LimitsConfig().model_dump()
+    assert version == card(first_is_better).model_dump() | {"model": "first-is-better", "refused": None}
+    before, _, after = counted(url), judge(url), counted(url)
+    assert after['gavel_requests_total{route="/judge",status="200"}'] == 1 + before.get(
+        'gavel_requests_total{route="/judge",status="200"}', 0
+    )
+    assert after['gavel_verdicts_total{verdict="first"}'] == 2 + before.get('gavel_verdicts_total{verdict="first"}', 0)
+    assert after['gavel_tokens_total{kind="completion"}'] > before.get('gavel_tokens_total{kind="completion"}', 0)
+    assert after["gavel_weight_version"] == 7
+
+
+def counted(url: str) -> dict[str, float]:
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+
+
+def test_every_route_is_documented_and_its_example_works(url: str) -> None:
     assert httpx.get(f"{url}/docs").status_code == 200
     schema = httpx.get(f"{url}/openapi.json").json()
-    operation = schema["paths"]["/judge"]["post"]
-    assert operation["summary"]
-    assert set(operation["responses"]) == {"200", "422", "503"}
-    (example,) = schema["components"]["schemas"]["JudgeRequest"]["examples"]
-    assert judge(url, **example)["judgements"]
+    models = schema["components"]["schemas"]
+    for path in ("/judge", "/rank", "/score"):
+        operation = schema["paths"][path]["post"]
+        assert operation["summary"]
+        assert {"200", "401", "413", "422", "429", "503"} <= set(operation["responses"])
+        name = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].split("/")[-1]
+        for example in models[name]["examples"]:
+            assert httpx.post(f"{url}{path}", json=example, timeout=60).status_code == 200
     undocumented = [
         (name, field)
-        for name in ("JudgeRequest", "OrderJudgement")
-        for field, described in schema["components"]["schemas"][name]["properties"].items()
-        if "description" not in described
+        for name in ("JudgeRequest", "RankRequest", "ScoreRequest", "JudgeResponse", "RankResponse", "ScoreResponse")
+        for field, described in models[name]["properties"].items()
+        if "description" not in described and "$ref" not in described
     ]
-    assert undocumented == [
-        ("JudgeRequest", "response_a"),
-        ("JudgeRequest", "response_b"),
-        ("OrderJudgement", "prompt_tokens"),
-    ]
+    assert not undocumented
 
 
-def test_a_client_that_goes_away_ends_the_work(url: str) -> None:
-    babble = {"temperature": 2, "seed": 0}
-    begin = time.monotonic()
-    assert all(judgement["truncated"] for judgement in judge(url, **babble)["judgements"])
-    takes = time.monotonic() - begin
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{url}/judge", json=PAIR | babble, timeout=takes / 4)
-    ends = time.monotonic() + takes / 4
+def test_a_ranking_over_http(url: str) -> None:
+    """In both orders a judge that prefers the first says nothing; in one, who is first wins."""
+    request = {"prompt": "Which?", "responses": ["this", "that", "it"]}
+    answer = httpx.post(f"{url}/rank", json=request, timeout=60).json()
+    assert (answer["no_verdict"], answer["scores"], answer["version"]) == (3, [0.5] * 3, 7)
+    answer = httpx.post(f"{url}/rank", json=request | {"order": "ab", "method": "knockout"}, timeout=60).json()
+    assert len(answer["comparisons"]) == 2
+    assert [one["verdict"] for one in answer["comparisons"]] == ["a", "a"]
+    nine = httpx.post(f"{url}/rank", json=request | {"responses": [str(number) for number in range(9)]})
+    (problem,) = nine.json()["detail"]
+    assert (nine.status_code, problem["loc"]) == (422, ["body", "responses"])
+    assert "send 8 or fewer" in problem["msg"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "says"),
+    [
+        ("rank", {"prompt": "?", "responses": []}, "at least 2"),
+        ("rank", {"prompt": "?", "responses": ["a"]}, "at least 2"),
+        ("rank", {"prompt": "?", "responses": ["a", "a"]}, "identical"),
+        ("rank", {"prompt": "?", "responses": ["a", " "]}, "empty"),
+        ("rank", {"prompt": "?", "responses": ["a", "b"], "method": "knockout", "aggregation": "elo"}, "aggregation"),
+        ("rank", {"prompt": "?", "responses": ["a", "b"], "scale": [1, 0]}, "less than"),
+        ("judge", PAIR | {"response_b": PAIR["response_a"]}, "the same"),
+        ("judge", PAIR | {"votes": 3, "temperature": 0}, "temperature"),
+        ("judge", PAIR | {"early_stop": True, "order": "ab"}, "more votes"),
+        ("judge", PAIR | {"format": "haiku"}, "name one of rm_r1"),
+        ("score", {"prompt": "?", "response": "a", "anchor": "b", "reference": "c"}, "not both"),
+        ("score", {"prompt": "?", "response": "a " * 3000, "anchor": "b"}, "The limit is"),
+    ],
+)
+def test_what_cannot_be_ranked_or_scored_is_refused(url: str, path: str, body: dict[str, Any], says: str) -> None:
+    answer = httpx.post(f"{url}/{path}", json=body)
+    assert answer.status_code == 422, answer.text
+    assert says.lower() in answer.json()["detail"][0]["msg"].lower()
+
+
+def test_the_reasoning_streams(url: str, says: str) -> None:
+    seen, at = [], []
+    with httpx.stream("POST", f"{url}/judge", json=PAIR | {"stream": True, "order": "ba"}, timeout=60) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for line in answer.iter_lines():
+            if line.startswith("event: "):
+                seen.append([line.removeprefix("event: "), None])
+                at.append(time.monotonic())
+            elif line.startswith("data: "):
+                seen[-1][1] = json.loads(line.removeprefix("data: "))
+    names = [name for name, _ in seen]
+    assert names[-2:] == ["judgement", "result"]
+    assert set(names[:-2]) == {"delta"}
+    assert "".join(data["text"] for name, data in seen if name == "delta") == says
+    assert seen[-1][1] == judge(url, order="ba")
+    assert len(names) > 10
+    assert at[-1] > at[0], "the deltas came while the judge wrote"
+
+
+def test_a_stream_that_is_left_ends_the_work(url: str) -> None:
+    babble = babbling(url)
+    before = counted(url)
+    with httpx.stream("POST", f"{url}/judge", json=PAIR | babble | {"stream": True}, timeout=60) as answer:
+        next(answer.iter_lines())
+    idle(url, seconds=10)
+    assert counted(url)[WRITTEN] == before[WRITTEN], "neither judgement was written to its end"
+
+
+def babbling(url: str) -> dict[str, Any]:
+    """What makes the judge write as much as it may, in both orders."""
+    requests: Iterator[dict[str, Any]] = ({"temperature": 2, "seed": seed} for seed in range(20))
+    return next(one for one in requests if all(judgement["truncated"] for judgement in judge(url, **one)["judgements"]))
+
+
+def idle(url: str, seconds: float) -> None:
+    ends = time.monotonic() + seconds
     while running := httpx.get(f"{url}/health").json()["running"]:
         assert time.monotonic() < ends, f"{running} judgements still running"
         time.sleep(0.05)
+
+
+def test_a_client_that_goes_away_ends_the_work(url: str) -> None:
+    babble = babbling(url)
+    begin = time.monotonic()
+    judge(url, **babble)
+    takes = time.monotonic() - begin
+    before = counted(url)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{url}/judge", json=PAIR | babble, timeout=takes / 4)
+    idle(url, seconds=10)
+    assert counted(url)[WRITTEN] == before[WRITTEN], "neither judgement was written to its end"
 
 
 def test_a_card_is_read_back_and_a_broken_one_is_named(tmp_path: Path) -> None:
@@ -195,22 +276,3 @@ def test_a_card_is_read_back_and_a_broken_one_is_named(tmp_path: Path) -> None:
     (tmp_path / "gavel.json").write_text('{"format": "haiku", "max_model_len": 0}')
     with pytest.raises(ValueError, match=r"gavel\.json: format: .*known are rm_r1, .*; max_model_len: "):
         JudgeCard.load(tmp_path)
-
-
-def test_a_dead_engine_is_noticed_and_replaced(url: str) -> None:
-    """Last in this file: it takes the engine away."""
-    engines = [p for p in psutil.Process(os.getpid()).children(recursive=True) if p.name().startswith("VLLM::Engine")]
-    if not engines:
-        pytest.skip("the engine runs on a cluster that this process did not start")
-    for engine in engines:
-        engine.kill()
-    answers = []
-    ends = time.monotonic() + 180
-    while not answers or answers[-1] != 200 or 503 not in answers:
-        assert time.monotonic() < ends, f"no new engine; /health answered {answers}"
-        time.sleep(0.5)
-        try:
-            answers.append(httpx.get(f"{url}/health", timeout=120).status_code)
-        except httpx.HTTPError as error:
-            answers.append(type(error).__name__)
-    assert judge(url, order="ab")["verdict"] == "a"

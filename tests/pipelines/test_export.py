@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, GenerationConfig
 
-from actors.judge import JudgeCard
+from actors.card import JudgeCard
 from actors.tokens import PromptEncoder
 from evals.pairs import Message, Pair
 from evals.prompts import COMPACT, prompt_format

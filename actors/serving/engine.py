@@ -1,0 +1,170 @@
+"""The engine of one replica: a vLLM AsyncLLM with the judge, sampled concurrently, whose weights can be swapped."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers.decoders import DecodeStream
+
+from actors.card import JudgeCard
+from actors.config import RolloutConfig
+from actors.records import Ids
+from actors.rollout import engine_arguments
+from actors.serving.swap import SwapError, checked_checkpoint
+from actors.tokens import PromptEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How one judgement is sampled; temperature 0 is greedy. The same seed repeats it."""
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the judge wrote. `truncated` is whether `max_tokens` cut it off; `version` are the weights that wrote it."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    truncated: bool
+    version: int
+
+
+class EngineStoppedError(RuntimeError):
+    """The engine's process has died; the replica is about to be replaced."""
+
+    def __init__(self) -> None:
+        super().__init__("the engine has stopped and is being replaced; try again in a minute")
+
+
+class JudgeEngine:
+    """The engine, and the version of the weights in it.
+
+    A swap waits for what is being sampled and holds back what comes meanwhile, so that every judgement is written by
+    one version from its first token to its last.
+    """
+
+    def __init__(self, model: str, card: JudgeCard, rollout: RolloutConfig, device: str):
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self.card = card
+        self.encoder = PromptEncoder(model)
+        self.refused: str | None = None
+        self._folder = Path(model)
+        self._loaded = self._folder
+        arguments = engine_arguments(model, card.dtype, rollout, device)
+        self._llm = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(**arguments, worker_extension_cls="actors.reload.CheckpointLoader")
+        )
+        self._open = asyncio.Event()
+        self._open.set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._running = 0
+        self._swapping = asyncio.Lock()
+
+    @property
+    def version(self) -> int:
+        """Weight version of judgements that begin now."""
+        return self.card.version
+
+    @property
+    def running(self) -> int:
+        """Judgements in progress."""
+        return self._running
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the engine's process has died."""
+        return self._llm.errored
+
+    async def check_health(self) -> None:
+        """Raises where the engine's process has died."""
+        await self._llm.check_health()
+
+    async def complete(self, ids: Ids, decoding: Decoding, on_text: Callable[[str], None] | None = None) -> Completion:
+        """Sample one text; `on_text` gets each new piece of it. Cancelled, it ends the engine's work on it.
+
+        Raises EngineStoppedError where the engine's process has died.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        params = SamplingParams(
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+            max_tokens=decoding.max_tokens,
+            seed=decoding.seed if decoding.temperature else None,
+            stop_token_ids=[self.encoder.eos],
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA if on_text else RequestOutputKind.FINAL_ONLY,
+        )
+        sampled: list[int] = []
+        stream, tokenizer = DecodeStream(skip_special_tokens=True), self.encoder.tokenizer.backend_tokenizer
+        async with self._sampling():
+            version = self.version
+            try:
+                outputs = self._llm.generate({"prompt_token_ids": ids.tolist()}, params, uuid.uuid4().hex)
+                async for output in outputs:
+                    (completion,) = output.outputs
+                    sampled += completion.token_ids
+                    if on_text:
+                        pieces = (stream.step(tokenizer, id_) for id_ in completion.token_ids)
+                        on_text("".join(piece for piece in pieces if piece))
+            except EngineDeadError as error:
+                raise EngineStoppedError from error
+        text = self.encoder.decode(np.array(sampled, np.int32))
+        return Completion(text, len(ids), len(sampled), completion.finish_reason == "length", version)
+
+    @asynccontextmanager
+    async def _sampling(self) -> AsyncIterator[None]:
+        await self._open.wait()
+        self._running += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    async def swap(self, folder: Path, version: int | None) -> None:
+        """Serve the checkpoint in `folder` from now on, as `version` or as its card says.
+
+        Raises SwapError, also kept in `refused`, where it cannot be served; the weights are then what they were.
+        """
+        async with self._swapping:
+            try:
+                card = await asyncio.to_thread(checked_checkpoint, folder, self._folder, self.card)
+                self._open.clear()
+                await self._idle.wait()
+                await self._load(folder)
+                self.card = card if version is None else card.model_copy(update={"version": version})
+                self._loaded, self.refused = folder, None
+            except SwapError as error:
+                self.refused = str(error)
+                raise
+            finally:
+                self._open.set()
+
+    async def _load(self, folder: Path) -> None:
+        try:
+            await self._llm.collective_rpc("load_checkpoint", args=(str(folder),))
+        except Exception as error:
+            await self._llm.collective_rpc("load_checkpoint", args=(str(self._loaded),))
+            raise SwapError(f"{folder}: the engine could not load it ({error})") from error
+        finally:
+            await self._llm.reset_prefix_cache()

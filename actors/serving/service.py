@@ -1,0 +1,52 @@
+"""What the routes of one replica work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from actors.card import JudgeCard
+from actors.config import LimitsConfig
+from actors.serving.engine import JudgeEngine
+from actors.serving.groups import GroupSample, Placed
+from actors.serving.judging import Judging
+from actors.serving.metrics import Metrics
+from actors.serving.protection import ApiKeys
+
+
+class Groups(Protocol):
+    """Where single samples meet the others of their group."""
+
+    async def join(self, sample: GroupSample) -> Placed:
+        """Wait for the others, and for what the judge says."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """One replica's engine and what stands around it. `name` is the model's."""
+
+    name: str
+    engine: JudgeEngine
+    judging: Judging
+    groups: Groups
+    limits: LimitsConfig
+    keys: ApiKeys
+    metrics: Metrics
+
+    @property
+    def card(self) -> JudgeCard:
+        """The card of the weights that are being served."""
+        return self.engine.card
+
+
+_here: list[Service] = []
+
+
+def serve_here(served: Service) -> None:
+    """Make it the service of this process, before the application is built."""
+    _here[:] = [served]
+
+
+def service() -> Service:
+    """The service of this process; a FastAPI dependency."""
+    return _here[0]
