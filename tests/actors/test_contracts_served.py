@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +18,7 @@ import aiohttp
 import httpx
 import openai
 import pytest
-from ray import serve
 
-from actors.card import JudgeCard
-from actors.config import RolloutConfig, ServeConfig
-from actors.judge import judge_app
 from actors.tokens import PromptEncoder
 
 CHATML = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -31,18 +26,8 @@ MESSAGES: Any = [{"role": "user", "content": "Which?"}]
 
 
 @pytest.fixture(scope="module")
-def url(ray_session: None, first_is_better: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    card = JudgeCard.load(first_is_better)
-    assert card is not None
-    try:
-        serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 120})
-        serve.run(judge_app(first_is_better, card, RolloutConfig(), ServeConfig(), "cpu"), name="judge")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        serve.shutdown()
+def url(endpoint: str) -> str:
+    return endpoint
 
 
 @pytest.fixture(scope="module")

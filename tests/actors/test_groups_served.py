@@ -6,10 +6,8 @@ So no two responses ever get a verdict in both orders; what is decided without t
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
-from collections.abc import Coroutine, Iterator
-from pathlib import Path
+from collections.abc import Coroutine
 from typing import Any
 
 import httpx
@@ -18,30 +16,17 @@ import ray
 from fastapi.exceptions import RequestValidationError
 from ray import serve
 
-from actors.card import JudgeCard
-from actors.config import RolloutConfig, ServeConfig
-from actors.judge import judge_app
 from actors.serving.groups import GroupSample, GroupsClient, Placed, UnjudgedError
 
 
 @pytest.fixture(scope="module")
-def url(ray_session: None, first_is_better: Path) -> Iterator[str]:
-    card = JudgeCard.load(first_is_better)
-    assert card is not None
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    try:
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
-        serve.run(judge_app(first_is_better, card, RolloutConfig(), ServeConfig(), "cpu"), name="grouping")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        serve.shutdown()
+def url(endpoint: str) -> str:
+    return endpoint
 
 
 @pytest.fixture(scope="module")
 def groups(url: str) -> GroupsClient:
-    return GroupsClient(serve.get_deployment_handle("Groups", "grouping"))
+    return GroupsClient(serve.get_deployment_handle("Groups", "judge"))
 
 
 def sample(response: str, **more: Any) -> GroupSample:
@@ -120,7 +105,7 @@ def test_when_the_groups_are_lost_who_waits_learns_it_and_others_go_on(groups: G
     async def lost() -> Any:
         waits = asyncio.create_task(groups.join(sample("this", prompt="When?", window_s=60)))
         await asyncio.sleep(1)
-        (name,) = [one for one in ray.util.list_named_actors(True) if "grouping#Groups#" in one["name"]]
+        (name,) = [one for one in ray.util.list_named_actors(True) if "judge#Groups#" in one["name"]]
         ray.kill(ray.get_actor(**name))
         with pytest.raises(UnjudgedError, match="is being replaced"):
             await waits

@@ -92,8 +92,9 @@ def test_rm_r1s_judge_prompts_are_read_back(name: str, messages: list, spelling:
 def test_a_prompt_with_its_markers_quoted_twice_is_no_pair() -> None:
     from evals.pairs import Pair
 
-    pair = Pair("x", (USER,), "[The Start of Chatbot B's Response]", "5", "b")
-    message = refused({"context_messages": FORMATS["rm_r1"].render(pair, "ab"), "winner": "model_b"})
+    rendered = FORMATS["rm_r1"].render(Pair("x", (USER,), "MARK", "5", "b"), "ab")  # ours would quote the marker
+    marked = [{**m, "content": m["content"].replace("MARK", "[The Start of Chatbot B's Response]")} for m in rendered]
+    message = refused({"context_messages": marked, "winner": "model_b"})
     assert "'context_messages' does not hold one block of RM-R1's markers" in message
 
 
