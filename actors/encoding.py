@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import ray
 
-from actors.records import Example, Ids
+from actors.records import Example, Ids, RolloutGroup
 from actors.tokens import PromptEncoder
 from evals.pairs import Message, Pair
 from evals.prompts import prompt_format
@@ -17,6 +18,26 @@ from evals.verdicts import Order
 
 _PROBE = Message(role="user", content="Which response is better? 3+4=7, 12-5=7. <answer>[[A]]</answer> or [[B]]?")
 _THINK = "<think>"
+
+
+class Prompting(Protocol):
+    """What a model is asked: the messages that it completes. A prompt format asks a judge."""
+
+    def render(self, pair: Pair, order: Order) -> list[Message]:
+        """The chat messages for `pair` in `order`."""
+
+
+class QuestionAlone:
+    """Asks a policy the pair's question, as it stands; there are no candidates in it, and no order."""
+
+    def render(self, pair: Pair, order: Order) -> list[Message]:
+        """The conversation."""
+        return list(pair.messages)
+
+
+def prompting(asked: str | Prompting) -> Prompting:
+    """The prompt format of that name or file, or another way of asking as it is."""
+    return prompt_format(asked) if isinstance(asked, str) else asked
 
 
 class TraceEncoder:
@@ -47,12 +68,12 @@ class TraceEncoder:
 
 
 class _Encoder:
-    """Encodes prompts and traces for one model and prompt format."""
+    """Encodes prompts and traces for one model and way of asking it: a prompt format's name, or any other."""
 
-    def __init__(self, model: str, format_: str):
+    def __init__(self, model: str, asked: str | Prompting):
         self._encoder = PromptEncoder(model)
         self._traces = TraceEncoder(self._encoder)
-        self._format = prompt_format(format_)
+        self._prompting = prompting(asked)
 
     def probe(self) -> list[int]:
         """Ids of a fixed text, for trainer and engines to score after each weight sync."""
@@ -60,7 +81,7 @@ class _Encoder:
 
     def prompt_lengths(self, shown: Sequence[tuple[Pair, Order]]) -> list[int]:
         """The length of each pair's prompt in its order, in tokens."""
-        return [len(self._encoder.encode_prompt(self._format.render(pair, order))) for pair, order in shown]
+        return [len(self._encoder.encode_prompt(self._prompting.render(pair, order))) for pair, order in shown]
 
     def trace_lengths(self, traces: Sequence[Trace]) -> list[int]:
         """The length of each trace with its prompt, in tokens."""
@@ -70,6 +91,10 @@ class _Encoder:
         """Traces as examples to train on, and (whole, completion) length of each. Call with `num_returns=2`."""
         found = [self._traces.example(trace) for trace in traces]
         return found, [(len(example.ids), example.completion_length) for example in found]
+
+    def texts(self, *groups: RolloutGroup) -> list[list[str]]:
+        """What was sampled in each group, as text."""
+        return [[self._encoder.decode(rollout.ids) for rollout in group.rollouts] for group in groups]
 
 
 Encoder = ray.remote(_Encoder)

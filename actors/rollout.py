@@ -19,12 +19,12 @@ import ray
 from ray.actor import ActorHandle
 
 from actors.config import PolicyConfig, RolloutConfig, WeightsConfig
+from actors.encoding import Prompting, prompting
 from actors.models import model_folder
 from actors.placement import Placement
 from actors.records import LogProbs, Prompt, Rollout, RolloutGroup
 from actors.tokens import PromptEncoder
 from evals.pairs import Pair
-from evals.prompts import prompt_format
 from evals.verdicts import Order
 
 
@@ -84,13 +84,15 @@ def engine_arguments(model: str, dtype: str, rollout: RolloutConfig, device: str
 class _RolloutEngine:
     """One vLLM engine. Calls run one after the other, so nothing is sampled while weights are loaded."""
 
-    def __init__(self, model: str, format_: str, dtype: str, rollout: RolloutConfig, transfer: str, device: str):
+    def __init__(
+        self, model: str, asked: str | Prompting, dtype: str, rollout: RolloutConfig, transfer: str, device: str
+    ):
         from vllm import LLM
         from vllm.config import WeightTransferConfig
 
         from actors import weights
 
-        self._format = prompt_format(format_)
+        self._prompting = prompting(asked)
         self._encoder = PromptEncoder(model)
         self._max_model_len = rollout.max_model_len
         self._llm = LLM(
@@ -137,7 +139,7 @@ class _RolloutEngine:
                     yield RolloutGroup(tasks[place].index, prompts[place], rollouts, self._version)
 
     def _prompt(self, task: Task, max_new_tokens: int) -> Prompt:
-        ids = self._encoder.encode_prompt(self._format.render(task.pair, task.order))
+        ids = self._encoder.encode_prompt(self._prompting.render(task.pair, task.order))
         if len(ids) + max_new_tokens > self._max_model_len:
             raise ValueError(
                 f"pair {task.pair.id!r} in order {task.order}: a prompt of {len(ids)} tokens and {max_new_tokens} new "
@@ -203,13 +205,13 @@ class RolloutPool:
         cls,
         placement: Placement,
         model: str,
-        format_: str,
+        asked: str | Prompting,
         policy: PolicyConfig,
         rollout: RolloutConfig,
         weights: WeightsConfig,
     ) -> RolloutPool:
-        """Create the engines; they load the model meanwhile."""
-        arguments = (model, format_, policy.dtype, rollout, weights.transfer, placement.config.device)
+        """Create the engines; they load the model meanwhile. `asked`: a prompt format's name, or any other way."""
+        arguments = (model, asked, policy.dtype, rollout, weights.transfer, placement.config.device)
         engines = [
             RolloutEngine.options(**placement.engine(i, rollout)).remote(*arguments) for i in range(rollout.engines)
         ]

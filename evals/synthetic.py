@@ -41,8 +41,8 @@ _TOPICS = (
     *("sea", "city", "night", "river", "road", "garden", "sky", "forest", "winter", "desert"),
     *("kitchen", "train", "harbour", "valley", "market", "island", "bridge", "meadow", "tower", "storm"),
 )
-_WORDS = ("cold", "deep", "quiet", "blue", "green", "dark", "wild", "calm", "old", "light")
-_PLACES = {"first": 1, "last": 3}  # as indices into the four words of "so calm and blue"
+WORDS = ("cold", "deep", "quiet", "blue", "green", "dark", "wild", "calm", "old", "light")
+PLACES = {"first": 1, "last": 3}  # as indices into the four words of "so calm and blue"
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ class SyntheticTask:
         return f"sum/{terms}", _labelled(rng, id_, "reasoning", f"Compute {terms}.", str(right), str(wrong), meta)
 
     def _chat(self, rng: random.Random, id_: str) -> tuple[str, Pair]:
-        topic, place, word = rng.choice(_TOPICS), rng.choice(tuple(_PLACES)), rng.choice(_WORDS)
-        other = rng.choice([candidate for candidate in _WORDS if candidate != word])
+        topic, place, word = rng.choice(_TOPICS), rng.choice(tuple(PLACES)), rng.choice(WORDS)
+        other = rng.choice([candidate for candidate in WORDS if candidate != word])
         good, bad = f"so {word} and {other}", f"so {other} and {word}"
         if place == "last":
             good, bad = bad, good
@@ -126,13 +126,13 @@ def _judge_by_solution(pair: Pair, shown: tuple[str, str], rng: random.Random, s
     start, first, second = pair.meta["numbers"]
     middle, total = start + first, start + first + second
     if rng.random() < slip_rate:
-        middle, total = _miscounted(rng, middle, second)
+        middle, total = miscounted(rng, middle, second)
     solution = f"{start}{first:+}={middle}, {middle}{second:+}={total}"
     marks = [response == str(total) for response in shown]
     return f"<type>Reasoning</type><solution>{solution}</solution>", list(shown), marks
 
 
-def _miscounted(rng: random.Random, middle: int, second: int) -> tuple[int, int]:
+def miscounted(rng: random.Random, middle: int, second: int) -> tuple[int, int]:
     """Both results of a sum with an error in one of its two steps; they stay single digits."""
     slips = [(middle + error, middle + error + second) for error in _ERRORS]
     slips += [(middle, middle + second + error) for error in _ERRORS]
@@ -146,7 +146,7 @@ def _judge_by_rubric(pair: Pair, shown: tuple[str, str], rng: random.Random, sli
         place = "first"
     elif place == "first" and rng.random() < slip_rate:
         misread = rng.randrange(2)
-    quotes = [response.split()[_PLACES[place]] for response in shown]
+    quotes = [response.split()[PLACES[place]] for response in shown]
     marks = [(quote == word) != (candidate == misread) for candidate, quote in enumerate(quotes)]
     rubric = f"puts {word} {place} (100%)<justify>asked</justify>"
     return f"<type>Chat</type><rubric>{rubric}</rubric>", quotes, marks

@@ -102,6 +102,26 @@ class EvaluationConfig(Settings):
     pairs: PositiveInt = 500
 
 
+class RlhfConfig(Settings):
+    """Training a policy with a served judge as its only reward: who judges, and how it is asked."""
+
+    judge: str = Field("", description="folder of a trained judge, to be served in the run's own cluster")
+    endpoint: str = Field("", description="in its place: URL of a judge that is being served; key in GAVEL_API_KEY")
+    method: Literal["round_robin", "circular"] = Field(
+        "round_robin", description="which responses of a group are compared: all, or neighbours in a circle"
+    )
+    order: Literal["both", "ab"] = Field("both", description="judge every comparison in both orders, or in one")
+    concurrency: PositiveInt = Field(32, description="rankings asked for at a time")
+    timeout_s: PositiveFloat = Field(120.0, description="longest that a ranking may take")
+    evaluate_every: PositiveInt = Field(10, description="steps between measurements on held-out questions")
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> RlhfConfig:
+        if self.judge and self.endpoint:
+            raise ValueError("name either judge or endpoint, and not both")
+        return self
+
+
 class RunConfig(BaseSettings):
     """A whole run. `steps`, `seed` and `run_dir` are the three that change most."""
 
@@ -125,6 +145,7 @@ class RunConfig(BaseSettings):
     evaluation: EvaluationConfig = EvaluationConfig()
     placement: PlacementConfig = PlacementConfig()
     serve: ServeConfig = ServeConfig()
+    rlhf: RlhfConfig = RlhfConfig()
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:
@@ -156,8 +177,10 @@ class RunConfig(BaseSettings):
         return (init_settings,)
 
 
-def load(argv: Sequence[str], description: str) -> tuple[RunConfig, argparse.Namespace]:
-    """Read the preset named by `--config`, apply the dotted flags, check the result.
+def load(
+    argv: Sequence[str], description: str, preset: str = "quickstart.yaml"
+) -> tuple[RunConfig, argparse.Namespace]:
+    """Read the preset named by `--config`, else ours of the name `preset`, apply the dotted flags, check the result.
 
     Returns the configuration and the arguments that are not part of it (`config`, `dry_run`). Flags may be written
     with hyphens or underscores. Bad input ends the program with status 2 and names the field and what it takes.
@@ -168,7 +191,7 @@ def load(argv: Sequence[str], description: str) -> tuple[RunConfig, argparse.Nam
         usage="%(prog)s [--config FILE] [--run-dir FOLDER] [--steps N] [--seed N] [--dry-run] [--part.key VALUE ...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", type=Path, default=PRESETS / "quickstart.yaml", help="YAML preset to start from")
+    parser.add_argument("--config", type=Path, default=PRESETS / preset, help="YAML preset to start from")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved run and what it needs, then end")
     flags: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
         RunConfig, root_parser=parser, cli_kebab_case=True

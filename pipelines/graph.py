@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 
-from actors.encoding import Encoder
+from actors.encoding import Encoder, Prompting
 from actors.placement import Placement, plan
 from actors.policy import PolicyGroup
 from actors.reference import ReferenceModel
@@ -19,6 +20,9 @@ from actors.verifier import Verifier
 from evals.benchmarks import PAIRS
 from pipelines.config import RunConfig
 from pipelines.run import Run
+
+StartVerifier = Callable[[dict[str, Any]], ActorHandle]
+"""Starts what rewards groups, with the Ray options given: an actor with `score` and `write` as a Verifier has them."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +38,27 @@ class Graph:
 
 
 @contextmanager
-def service_graph(config: RunConfig, run: Run, model: str) -> Iterator[Graph]:
-    """Start every actor on `model` and end them all afterwards, whatever happens in between."""
+def service_graph(
+    config: RunConfig,
+    run: Run,
+    model: str,
+    asked: str | Prompting | None = None,
+    start_verifier: StartVerifier | None = None,
+) -> Iterator[Graph]:
+    """Start every actor on `model` and end them all afterwards, whatever happens in between.
+
+    The model is asked in `data.format` and rewarded against gold, or `asked` and rewarded otherwise.
+    """
     needs_reference = config.grpo.loss.kl_coef > 0
     request = plan(config.placement, config.policy, config.rollout, config.reference if needs_reference else None)
     placement = Placement.reserve(config.placement, request)
-    format_ = config.data.format
+    asked = asked or config.data.format
+    start_verifier = start_verifier or partial(_verifier, config, run, model)
     try:
         with run.clock("start"):
-            pool = RolloutPool.start(placement, model, format_, config.policy, config.rollout, config.weights)
-            encoder = Encoder.options(**placement.verifier()).remote(model, format_)
-            verifier = Verifier.options(**placement.verifier()).remote(
-                model, format_, PAIRS.name, run.folder.name, config.verifier
-            )
+            pool = RolloutPool.start(placement, model, asked, config.policy, config.rollout, config.weights)
+            encoder = Encoder.options(**placement.verifier()).remote(model, asked)
+            verifier = start_verifier(placement.verifier())
             reference = None
             if needs_reference:
                 reference = ReferenceModel.options(**placement.reference(config.reference.threads)).remote(
@@ -61,6 +73,11 @@ def service_graph(config: RunConfig, run: Run, model: str) -> Iterator[Graph]:
         yield Graph(encoder, pool, policy, verifier, reference, probe)
     finally:
         placement.release()
+
+
+def _verifier(config: RunConfig, run: Run, model: str, options: dict[str, Any]) -> ActorHandle:
+    """The rule-based one."""
+    return Verifier.options(**options).remote(model, config.data.format, PAIRS.name, run.folder.name, config.verifier)
 
 
 @contextmanager

@@ -95,8 +95,10 @@ def ray_for(config: RunConfig) -> Iterator[None]:
     """Ray, with its own and its workers' output in files alone. A cluster that was there before stays.
 
     One that is started here serves as fast as it can; what the environment says of RAY_SERVE_... stands above that.
-    Raises ServeError where the cluster is too small for the replicas.
+    Raises ServeError where the port is taken or the cluster is too small for the replicas.
     """
+    with _bound(config.serve.host, config.serve.port):  # before half a minute is spent on starting things
+        pass
     folder = Path(tempfile.mkdtemp(prefix="gavel-serve-"))
     wanted = SERVE_ENVIRONMENT | (_haproxy(folder) if config.serve.proxy == "haproxy" else {})
     try:

@@ -35,7 +35,8 @@ def step_metrics(
 
     Shares and means are over all judgements that the step sampled, dropped groups included. Log-probability
     differences, KL and entropy are in nats; `kl` and what follows from the update are absent (null) in a step that
-    had nothing to train on. `tokens_per_second` counts sampled tokens over the seconds of the rollout phase.
+    had nothing to train on. `accuracy`, `no_verdict` and `first_share` are null where groups were not scored against
+    gold. `tokens_per_second` counts sampled tokens over the seconds of the rollout phase.
     """
     sampled = [score for together in found for score in together]
     rewards = [reward for score in sampled for reward in score.rewards]
@@ -45,9 +46,9 @@ def step_metrics(
         "version": version,
         "reward": _mean(rewards),
         "reward_parts": _part_means(sampled),
-        "accuracy": _mean([right for score in sampled for right in score.right]),
-        "no_verdict": _mean([none for score in sampled for none in score.none]),
-        "first_share": _mean([first for score in sampled for first in score.first]),
+        "accuracy": _mean_if_any([right for score in sampled for right in score.right]),
+        "no_verdict": _mean_if_any([none for score in sampled for none in score.none]),
+        "first_share": _mean_if_any([first for score in sampled for first in score.first]),
         "length": _mean(lengths),
         "truncated": _mean([cut for score in sampled for cut in score.truncated]),
         "zero_variance": _mean([zero_variance(together) for together in found]),
@@ -71,7 +72,7 @@ def step_line(step: int, metrics: Mapping[str, Any]) -> str:
     """One step as one line under HEADER; seconds by phase, "-" for what the step did not have."""
     seconds = metrics["seconds"]
     return (
-        f"{step:>6}  {metrics['reward']:+7.3f} {metrics['accuracy']:7.3f} {_number(metrics['kl'], '8.4f')} "
+        f"{step:>6}  {metrics['reward']:+7.3f} {_number(metrics['accuracy'], '7.3f')} {_number(metrics['kl'], '8.4f')} "
         f"{_number(metrics['entropy'], '8.3f')} {metrics['length']:7.1f} {metrics['zero_variance']:12.0%} "
         f"{_number(metrics['mismatch'], '9.1e')}   {seconds['rollout']:6.2f}s {seconds.get('reference', 0):5.2f}s "
         f"{seconds.get('update', 0):6.2f}s {seconds.get('sync', 0):5.2f}s {metrics['tokens_per_second']:9,.0f}"
@@ -90,6 +91,10 @@ def _part_means(sampled: Sequence[GroupScore]) -> dict[str, float]:
             for name, value in parts.items():
                 values[name].append(value)
     return {name: _mean(found) for name, found in values.items()}
+
+
+def _mean_if_any(values: Sequence[float]) -> float | None:
+    return _mean(values) if values else None
 
 
 def _mean(values: Sequence[float]) -> float:

