@@ -73,7 +73,7 @@ class DistillConfig(Settings):
     batch: PositiveInt = Field(64, description="traces an optimizer step")
     save_every: PositiveInt | None = Field(None, description="steps between checkpoints to resume from; empty: none")
     slip_rate: float = Field(
-        0.25, ge=0, le=1, description="how often a trace's reasoning takes a wrong step; 3 times that in the blind spot"
+        0.25, ge=0, le=1, description="how often a trace's reasoning takes a wrong step; more often in the blind spot"
     )
     optimizer: DistillOptimizerConfig = DistillOptimizerConfig()
 

@@ -2,7 +2,7 @@
 
     python pipelines/rlhf.py --judge FOLDER                                the embedded task, the judge served beside it
     python pipelines/rlhf.py --endpoint URL --model POLICY --data.train PROMPTS.jsonl
-    python pipelines/rlhf.py best-of-n --endpoint URL --model POLICY --n 8
+    python pipelines/rlhf.py best-of-n --endpoint URL --model POLICY --output BEST.jsonl
     python pipelines/rlhf.py label --endpoint URL --input RESPONSES.jsonl --output PAIRS.jsonl
 
 It is the graph and the step of grpo.py with another question and another reward: the policy is asked a question alone,

