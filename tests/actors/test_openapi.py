@@ -5,6 +5,8 @@ Texts are as long as they come, so the judge is asked little and what is tested 
 
 from __future__ import annotations
 
+from typing import Any
+
 import hypothesis
 import pytest
 import schemathesis
@@ -17,6 +19,15 @@ EXAMPLES = 15
 @pytest.fixture(scope="module")
 def document(endpoint: str) -> schemathesis.BaseSchema:
     return schemathesis.openapi.from_url(f"{endpoint}/openapi.json")
+
+
+def hasten(asked: Any) -> None:
+    """Where a request waits for others of its group, it need not wait for long."""
+    if isinstance(asked, list):
+        for one in asked:
+            hasten(one)
+    elif isinstance(asked, dict) and isinstance(asked.get("window_s"), int | float) and asked["window_s"] <= 60:
+        asked["window_s"] = min(asked["window_s"], 0.05)
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
@@ -36,6 +47,8 @@ def test_no_request_ends_in_a_server_error(
             phases=[hypothesis.Phase.generate],
         )
         def answered(case: schemathesis.Case) -> None:
+            hasten(case.query)
+            hasten(case.body)
             response = case.call(base_url=endpoint, timeout=60)
             asked.setdefault(case.path, set()).add(response.status_code)
             assert response.status_code < 500, f"{case.as_curl_command()}\n{response.text}"
