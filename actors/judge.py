@@ -16,7 +16,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from actors.card import JudgeCard
-from actors.config import RolloutConfig, ServeConfig
+from actors.config import LimitsConfig, RolloutConfig, ServeConfig
 from actors.serving.app import build
 from actors.serving.engine import JudgeEngine
 from actors.serving.groups import MOST_MEMBERS, Groups, GroupSample, GroupsClient, Placed
@@ -52,16 +52,16 @@ class _Judge:
         model: str,
         card: JudgeCard,
         rollout: RolloutConfig,
-        settings: ServeConfig,
+        limits: LimitsConfig,
         device: str,
         keys: ApiKeys,
         groups: DeploymentHandle,
     ):
         self._name, metrics = Path(model).name, Metrics()
         self._engine = JudgeEngine(model, card, rollout, device)
-        self._judging = Judging(self._engine, self._name, settings.limits, metrics)
+        self._judging = Judging(self._engine, self._name, limits, metrics)
         joining = _Joining(groups, metrics)
-        serve_here(Service(self._name, self._engine, self._judging, joining, settings.limits, keys, metrics))
+        serve_here(Service(self._name, self._engine, self._judging, joining, limits, keys, metrics))
 
     async def check_health(self) -> None:
         """Raises where the engine's process has died; Serve then replaces the replica."""
@@ -108,7 +108,7 @@ def judge_app(
     """
     lengths = {"max_model_len": card.max_model_len, "max_new_tokens": card.max_new_tokens}
     requests = settings.limits.requests
-    arguments = (str(model.resolve()), card, rollout.model_copy(update=lengths), settings, device)
+    arguments = (str(model.resolve()), card, rollout.model_copy(update=lengths), settings.limits, device)
     keys = ApiKeys.load(settings.api_keys)
     scaling: dict[str, Any] = {"num_replicas": settings.replicas}
     if settings.max_replicas is not None:
@@ -120,7 +120,7 @@ def judge_app(
         version=hashlib.sha256(repr((arguments, keys)).encode()).hexdigest(),
         user_config=checkpoint or {},
         max_ongoing_requests=2 * requests,
-        max_queued_requests=requests,
+        max_queued_requests=max(requests // 8, 1),
         ray_actor_options=_replica(rollout, device),
         health_check_period_s=1,  # the third failure in a row replaces a replica
         max_constructor_retry_count=2,  # what keeps an engine from starting seldom goes away by itself

@@ -99,8 +99,10 @@ def ray_for(config: RunConfig) -> Iterator[None]:
     """
     with _bound(config.serve.host, config.serve.port):  # before half a minute is spent on starting things
         pass
-    folder = Path(tempfile.mkdtemp(prefix="gavel-serve-"))
-    wanted = SERVE_ENVIRONMENT | (_haproxy(folder) if config.serve.proxy == "haproxy" else {})
+    wanted, folder = SERVE_ENVIRONMENT, None
+    if config.serve.proxy == "haproxy":
+        folder = Path(tempfile.mkdtemp(prefix="gavel-serve-"))
+        wanted = SERVE_ENVIRONMENT | _haproxy(folder)
     try:
         with warnings.catch_warnings(action="ignore"), _environment(wanted):
             ray.init(
@@ -120,7 +122,8 @@ def ray_for(config: RunConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _haproxy(folder: Path) -> dict[str, str]:

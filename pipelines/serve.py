@@ -151,9 +151,6 @@ def endpoint(config: RunConfig, folder: Path, card: JudgeCard) -> Iterator[str]:
             running.close()
 
 
-_judge_folder, _endpoint = judge_folder, endpoint
-
-
 def _welcome(url: str, folder: Path, card: JudgeCard, settings: ServeConfig) -> Text:
     body = '{"prompt": "Compute 3+4-2.", "response_a": "5", "response_b": "6"}'
     headers = ["Content-Type: application/json"]

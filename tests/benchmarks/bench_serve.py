@@ -276,7 +276,8 @@ def overload(model: Path, seconds: int, cores: list[int]) -> dict[str, Any]:
     """Four times as many pairs as are answered in a second, for a while; then none."""
     with endpoint(model, "python", cores[1], cores[0]) as (url, process):
         for one in [process, *process.children(recursive=True)]:
-            one.nice(10)  # the clients, on the same core, must be able to ask as often as they should
+            for thread in one.threads():  # the clients, on the same core, must be able to ask as often as they should
+                psutil.Process(thread.id).nice(10)
         _answers(_asked(url, 10**6, 4 * CONCURRENCY, 0, cores[1]))
         answers = _answers(_asked(url, 2 * 10**6, 8 * CONCURRENCY, 0, cores[1]))["answers"]
         capacity = len(answers) / (max(end for _, end, *_ in answers) - min(start for start, *_ in answers))
@@ -293,15 +294,15 @@ def overload(model: Path, seconds: int, cores: list[int]) -> dict[str, Any]:
             if took < 3 * idle:
                 break
         memory.append({"second": time.monotonic() - begin} | _memory(process))
-        recovered = max(0.0, max(end for _, end, *_ in answers) - ended)
+        recovered = max(end for _, end, *_ in answers) - ended
+    begin, last = min(start for start, *_ in answers), max(end for _, end, *_ in answers)
     statuses = Counter(str(status or "no answer") for _, _, status, _ in answers)
     return {
         "capacity": capacity,
-        "asked_a_second": len(answers) / (ended - min(start for start, *_ in answers)),
+        "asked_a_second": len(answers) / (ended - begin),
         "statuses": statuses,
         "refused_without_retry_after": sum(status == 503 and not told for _, _, status, told in answers),
-        "answered_a_second": statuses["200"]
-        / (max(end for _, end, *_ in answers) - min(start for start, *_ in answers)),
+        "answered_a_second": statuses["200"] / (last - begin),
         "latency": _latency(answers),
         "latency_of_refusals": _latency([(s, e, 200, t) for s, e, status, t in answers if status == 503] or answers),
         "idle_latency": idle,
