@@ -19,9 +19,10 @@ from actors.card import JudgeCard
 from actors.config import LimitsConfig, RolloutConfig, ServeConfig
 from actors.serving.app import build
 from actors.serving.engine import JudgeEngine
-from actors.serving.groups import MOST_MEMBERS, Groups, GroupSample, GroupsClient, Placed
+from actors.serving.groups import Groups, GroupSample, GroupsClient, Placed
 from actors.serving.judging import Judging
 from actors.serving.metrics import Metrics
+from actors.serving.placing import Served
 from actors.serving.protection import ApiKeys
 from actors.serving.service import Service, serve_here
 from actors.serving.swap import SwapError
@@ -53,15 +54,17 @@ class _Judge:
         card: JudgeCard,
         rollout: RolloutConfig,
         limits: LimitsConfig,
+        most_pairs: int,
         device: str,
         keys: ApiKeys,
         groups: DeploymentHandle,
     ):
-        self._name, metrics = Path(model).name, Metrics()
+        name, metrics = Path(model).name, Metrics()
         self._engine = JudgeEngine(model, card, rollout, device)
-        self._judging = Judging(self._engine, self._name, limits, metrics)
+        judging = Judging(self._engine, name, limits, metrics)
         joining = _Joining(groups, metrics)
-        serve_here(Service(self._name, self._engine, self._judging, joining, limits, keys, metrics))
+        self._service = Service(name, self._engine, judging, joining, most_pairs, limits, keys, metrics)
+        serve_here(self._service)
 
     async def check_health(self) -> None:
         """Raises where the engine's process has died; Serve then replaces the replica."""
@@ -82,11 +85,11 @@ class _Judge:
 
     async def rank(self, request: RankRequest) -> RankResponse:
         """Rank a group that arrived one by one."""
-        return await self._judging.rank(request, most=MOST_MEMBERS)
+        return await self._service.rank(request)
 
-    async def serving(self) -> tuple[str, int]:
+    async def serving(self) -> Served:
         """Name of the model and its weight version."""
-        return self._name, self._engine.version
+        return await self._service.serving()
 
 
 Judge = serve.ingress(build)(_Judge)
@@ -108,8 +111,9 @@ def judge_app(
     """
     lengths = {"max_model_len": card.max_model_len, "max_new_tokens": card.max_new_tokens}
     requests = settings.limits.requests
-    arguments = (str(model.resolve()), card, rollout.model_copy(update=lengths), settings.limits, device)
     keys = ApiKeys.load(settings.api_keys)
+    lasting = rollout.model_copy(update=lengths)
+    arguments = (str(model.resolve()), card, lasting, settings.limits, settings.groups.most_pairs, device, keys)
     scaling: dict[str, Any] = {"num_replicas": settings.replicas}
     if settings.max_replicas is not None:
         bounds = {"min_replicas": settings.replicas, "max_replicas": settings.max_replicas}
@@ -117,7 +121,7 @@ def judge_app(
     deployment = serve.deployment(
         Judge,
         name="Judge",
-        version=hashlib.sha256(repr((arguments, keys)).encode()).hexdigest(),
+        version=hashlib.sha256(repr(arguments).encode()).hexdigest(),
         user_config=checkpoint or {},
         max_ongoing_requests=2 * requests,
         max_queued_requests=max(requests // 8, 1),
@@ -126,7 +130,7 @@ def judge_app(
         max_constructor_retry_count=2,  # what keeps an engine from starting seldom goes away by itself
         **scaling,
     )
-    return deployment.bind(*arguments, keys, Groups.bind(settings.groups))
+    return deployment.bind(*arguments, Groups.bind(settings.groups))
 
 
 def replica_resources(rollout: RolloutConfig, device: str) -> dict[str, float]:

@@ -23,6 +23,7 @@ from actors.tokens import PromptEncoder
 from evals.answers import said
 from evals.errors import ReadableError
 from evals.pairs import Message
+from evals.ranking import settled
 from evals.ratings import Game, win_rate
 from evals.verdicts import Verdict, swap
 from evals.writing import write_whole
@@ -192,10 +193,8 @@ def played(responses: Sequence[str], verdicts: Mapping[tuple[str, str], Verdict]
     games = []
     for i, j in itertools.combinations(range(len(responses)), 2):
         one, other = responses[i], responses[j]
-        if one == other or not (one.strip() or other.strip()):
-            games.append(Game(i, j, "tie"))
-        elif not (one.strip() and other.strip()):
-            games.append(Game(i, j, "a" if one.strip() else "b"))
+        if verdict := settled(one, other):
+            games.append(Game(i, j, verdict))
         elif (one, other) in verdicts:
             games.append(Game(i, j, verdicts[one, other]))
         elif (other, one) in verdicts:

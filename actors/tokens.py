@@ -35,7 +35,7 @@ _MARKS = re.compile(r"\[[^\[\]\s]+\]|<+[^<>\s]+>+")
 """Marks in a chat template's text."""
 
 _REMEMBERED = 64
-"""Texts whose ids are kept: instructions are the same in every prompt, and many a request is sent again."""
+"""Texts whose ids are kept (instructions are the same in every prompt), and sequences of roles with their skeletons."""
 
 
 class ControlTokenError(ReadableError, ValueError):
@@ -96,7 +96,7 @@ class PromptEncoder:
         self._reserved[_reserved(state["model"], control, self.eos)] = True
         self._plain = _without_control_tokens(state, control)
         self._nonce = secrets.token_hex(16)
-        self._skeletons: dict[tuple[str, ...], _Skeleton] = {}
+        self._skeleton = lru_cache(_REMEMBERED)(self._rendered)
         self._text_ids = lru_cache(_REMEMBERED)(self._encode_text)
 
     @property
@@ -110,9 +110,7 @@ class PromptEncoder:
         The template is rendered when roles come in this sequence for the first time: what it says of the date stays
         that of then. Raises ControlTokenError where contents came to control tokens after all.
         """
-        roles = tuple(message["role"] for message in messages)
-        if (skeleton := self._skeletons.get(roles)) is None:
-            skeleton = self._skeletons[roles] = self._skeleton(roles)
+        skeleton = self._skeleton(tuple(message["role"] for message in messages))
         return np.concatenate(
             [
                 self._text_ids(part.of(messages, skeleton.fence)) if isinstance(part, _Text) else part
@@ -120,7 +118,7 @@ class PromptEncoder:
             ]
         )
 
-    def _skeleton(self, roles: Sequence[str]) -> _Skeleton:
+    def _rendered(self, roles: Sequence[str]) -> _Skeleton:
         contents = [f"{_SPACE}{self._nonce}{number}:{_SPACE}" for number in range(len(roles))]
         rendered: str = self.tokenizer.apply_chat_template(
             [Message(role=role, content=content) for role, content in zip(roles, contents, strict=True)],

@@ -39,6 +39,17 @@ class Match(NamedTuple):
     b: int
 
 
+def settled(a: str, b: str) -> Verdict:
+    """The verdict on two responses that no judge need be asked about; None where one must be.
+
+    Identical ones tie, two blank ones too, and a blank one is worse than any other.
+    """
+    written = bool(a.strip()), bool(b.strip())
+    if a == b or not any(written):
+        return "tie"
+    return None if all(written) else "a" if written[0] else "b"
+
+
 def calls(method: Method, n: int, orders: int = 1, votes: int = 1) -> int:
     """Judge calls that ranking `n` candidates takes, exactly (an early-stopping vote takes fewer).
 

@@ -17,13 +17,13 @@ rewards can teach it better.
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from evals.pairs import Message, Pair
+from evals.splits import share
 from evals.verdicts import Gold, Order
 
 Split = Literal["train", "heldout"]
@@ -57,7 +57,7 @@ class SyntheticTask:
         make = self._reasoning if rng.random() < _REASONING_SHARE else self._chat
         while True:
             key, pair = make(rng, f"synthetic-{split}-{self.seed}-{index}")
-            if (_share(key) < HELDOUT_SHARE) == (split == "heldout"):
+            if (share(key) < HELDOUT_SHARE) == (split == "heldout"):
                 return pair
 
     def pairs(self, split: Split, count: int) -> list[Pair]:
@@ -97,10 +97,6 @@ def _labelled(rng: random.Random, id_: str, subset: str, question: str, good: st
     gold: Gold = rng.choice(("a", "b"))
     a, b = (good, bad) if gold == "a" else (bad, good)
     return Pair(id_, (Message(role="user", content=question),), a, b, gold, "synthetic", subset, meta)
-
-
-def _share(key: str) -> float:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") / 2**32
 
 
 def oracle_trace(pair: Pair, order: Order, rng: random.Random, slip_rate: float) -> str:

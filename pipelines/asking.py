@@ -10,10 +10,7 @@ from typing import TypeVar
 
 from actors.rewarder import Endpoint, Ranked, Ranker, RefusedError
 from evals.pairs import Message
-from pipelines.flags import from_one
-
-KEY = "GAVEL_API_KEY"
-"""The environment variable with the API key of the judge."""
+from pipelines.flags import GAVEL_KEY, from_one
 
 T = TypeVar("T")
 
@@ -21,7 +18,7 @@ T = TypeVar("T")
 def add_judge_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that say which judge is asked and how."""
     judge = parser.add_argument_group("who judges")
-    judge.add_argument("--endpoint", required=True, metavar="URL", help=f"a served judge; its API key is in {KEY}")
+    judge.add_argument("--endpoint", required=True, metavar="URL", help=f"a served judge; its key is in {GAVEL_KEY}")
     judge.add_argument(
         "--method",
         choices=("round_robin", "circular"),
@@ -37,7 +34,7 @@ def find_judge(arguments: argparse.Namespace) -> Endpoint:
     """The judge that the flags name. Raises RewardError."""
     return Endpoint.find(
         arguments.endpoint,
-        os.environ.get(KEY, ""),
+        os.environ.get(GAVEL_KEY, ""),
         arguments.method,
         arguments.order,
         arguments.concurrency,

@@ -17,13 +17,12 @@ from actors.rollout import Sampling, Task
 from evals.prompts import PromptFormat, prompt_format
 from evals.verdicts import Judgement
 from pipelines.answers import detail, is_about_length, said
+from pipelines.flags import GAVEL_KEY
 from pipelines.judges import Answer, JudgeError, unasked
 from pipelines.ledger import asked_in
 
 RETRIES = 8
 TIMEOUT_S = 600.0
-GAVEL_KEY = "GAVEL_API_KEY"
-"""The environment variable with the API key for a judge that Gavel serves."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
-"""Types of command-line flags that several commands share."""
+"""What several commands take from the command line and the environment."""
 
 from __future__ import annotations
 
 import argparse
+
+GAVEL_KEY = "GAVEL_API_KEY"
+"""The environment variable with the API key for a judge that Gavel serves."""
 
 
 def from_one(text: str) -> int:

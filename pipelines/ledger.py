@@ -7,7 +7,6 @@ batches and may not be here yet is in `batches/NAME-NUMBER.json`.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ from evals.pairs import Pair
 from evals.prompts import FORMATS, prompt_format
 from evals.verdicts import Judgement, Order
 from evals.writing import write_whole
+from pipelines.appending import held
 
 
 class Asked(Protocol):
@@ -62,12 +62,12 @@ def asked_in(format_: str) -> dict[str, str]:
 class Ledger:
     """One judge's judgements of one benchmark. Open it with `Ledger.open`."""
 
-    def __init__(self, path: Path, file: BinaryIO):
+    def __init__(self, path: Path, file: BinaryIO, cut: int):
         self.path = path
+        self.cut = cut
         self._file = file
         self._items: dict[tuple[str, str], str] = {}
         self._bought: dict[tuple[str, str, str], set[int]] = defaultdict(set)
-        self.cut = 0
 
     @classmethod
     @contextmanager
@@ -77,26 +77,14 @@ class Ledger:
         A last line that was cut off by a kill is removed (`cut` is its length in bytes). Raises LedgerError where the
         file was begun with other settings or another process writes it, JudgementFileError where a line is broken.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise LedgerError(f"{path}: another process is writing this file; name another --output") from error
-            ledger = cls(path, file)
+        with held(path, LedgerError) as (file, cut):
+            ledger = cls(path, file, cut)
             ledger._read()
             _check_settings(path.with_suffix(".settings.json"), settings, fresh=not ledger._bought)
             yield ledger
 
     def _read(self) -> None:
-        self._file.seek(0)
-        at = 0
         for number, line in enumerate(self._file, start=1):
-            if not line.endswith(b"\n"):
-                self.cut = len(line)
-                self._file.truncate(at)
-                break
-            at += len(line)
             try:
                 row = json.loads(line)
                 key = (row["subset"], row["pair_id"])

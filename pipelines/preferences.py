@@ -9,7 +9,6 @@ after a kill asks nothing twice. The output itself is there whole or not at all.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import json
 from collections import Counter
@@ -25,6 +24,7 @@ from actors.rewarder import Endpoint, Ranked, RefusedError
 from evals.errors import ReadableError
 from evals.verdicts import Verdict
 from evals.writing import write_whole
+from pipelines.appending import held
 from pipelines.asking import add_judge_flags, find_judge, rank_all
 from pipelines.errors import readable_errors
 from pipelines.prompts import Prompted, read_prompts
@@ -54,24 +54,13 @@ class Answers:
     @contextmanager
     def open(cls, path: Path) -> Iterator[Answers]:
         """Open a new or an earlier file and hold it against other processes; a line cut off by a kill is removed."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise AnswersError(f"{path}: another process is writing it; name another --output") from error
+        with held(path, AnswersError) as (file, _):
             answers = cls(file)
             answers._read(path)
             yield answers
 
     def _read(self, path: Path) -> None:
-        self._file.seek(0)
-        whole = 0
         for number, line in enumerate(self._file, start=1):
-            if not line.endswith(b"\n"):
-                self._file.truncate(whole)
-                break
-            whole += len(line)
             try:
                 row = json.loads(line)
                 asked = row.pop("asked")

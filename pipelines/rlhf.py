@@ -41,13 +41,14 @@ from evals.answers import accuracy, questions, slipping_answers, without_labels
 from evals.errors import ReadableError
 from evals.pairs import Pair
 from evals.reports.learning import draw_learning
+from evals.splits import share
 from evals.traces import Trace, TraceFile
 from pipelines import hosting
-from pipelines.asking import KEY
 from pipelines.bestofn import best_of_n_command
 from pipelines.config import RunConfig, load
 from pipelines.distill import distilled_model
 from pipelines.errors import readable_errors
+from pipelines.flags import GAVEL_KEY
 from pipelines.graph import Graph, service_graph
 from pipelines.grpo import dry_run, grpo_step
 from pipelines.heldout import fitting
@@ -190,7 +191,7 @@ def asked(config: RunConfig) -> tuple[Data, list[Pair]]:
         return Data("synthetic", [*map(without_labels, learned)], [*map(without_labels, gold)], config.seed), gold
     found = {_text(row.pair()): row.pair() for row in read_prompts(train)}
     if config.data.heldout is None:
-        held = {text: pair for text, pair in found.items() if _share(text) < config.data.heldout_share}
+        held = {text: pair for text, pair in found.items() if share(text) < config.data.heldout_share}
     else:
         held = {_text(row.pair()): row.pair() for row in read_prompts(config.data.heldout)}
     rest = [pair for text, pair in found.items() if text not in held]
@@ -201,10 +202,6 @@ def asked(config: RunConfig) -> tuple[Data, list[Pair]]:
 
 def _text(pair: Pair) -> str:
     return json.dumps(pair.messages)
-
-
-def _share(text: str) -> float:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
 
 
 def first_policy(config: RunConfig, run: Run, data: Data) -> str:
@@ -222,7 +219,11 @@ def the_judge(config: RunConfig) -> Iterator[Endpoint]:
     """The judge that rewards: one that is being served, or `rlhf.judge` served in this cluster meanwhile."""
     how = config.rlhf
     find = partial(
-        Endpoint.find, key=os.environ.get(KEY, ""), method=how.method, order=how.order, concurrency=how.concurrency
+        Endpoint.find,
+        key=os.environ.get(GAVEL_KEY, ""),
+        method=how.method,
+        order=how.order,
+        concurrency=how.concurrency,
     )
     if how.endpoint:
         yield find(how.endpoint, timeout_s=how.timeout_s)

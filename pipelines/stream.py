@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import random
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from actors.rollout import Task
 from evals.errors import ReadableError
 from evals.pairs import Pair, load_pairs
 from evals.prompts import PromptFormat
+from evals.splits import share
 from evals.synthetic import SyntheticTask
 from evals.traces import Trace, in_epoch, label_trace
 from evals.verdicts import ORDERS, Order, drawn_order
@@ -52,8 +52,8 @@ class Data:
             held_out = config.heldout or by_recipe
         train = load_pairs(pairs)
         if held_out is None:
-            held = [pair for pair in train if _share(pair) < config.heldout_share]
-            train = [pair for pair in train if _share(pair) >= config.heldout_share]
+            held = [pair for pair in train if share(_question(pair)) < config.heldout_share]
+            train = [pair for pair in train if share(_question(pair)) >= config.heldout_share]
         else:
             held = load_pairs(held_out)
             seen = {_question(pair) for pair in train}
@@ -133,7 +133,3 @@ class Lessons:
 
 def _question(pair: Pair) -> str:
     return "\n".join(message["content"].strip() for message in pair.messages)
-
-
-def _share(pair: Pair) -> float:
-    return int.from_bytes(hashlib.sha256(_question(pair).encode()).digest()[:4], "big") / 2**32

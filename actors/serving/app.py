@@ -43,7 +43,9 @@ def build() -> FastAPI:
     app.add_exception_handler(RequestValidationError, _refuse)  # type: ignore[arg-type]
     for error in (EngineStoppedError, UnjudgedError):
         app.add_exception_handler(error, _unavailable)
-    app.add_middleware(Guard, keys=served.keys, limits=served.limits, metrics=served.metrics)
+    app.add_middleware(
+        Guard, keys=served.keys, limits=served.limits, metrics=served.metrics, wait_s=lambda: served.engine.wait_s
+    )
     return app
 
 

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from actors.config import Settings
 from actors.serving import pooling, transcripts
-from actors.serving.groups import MOST_MEMBERS
+from actors.serving.groups import LONGEST_WINDOW_S, MOST_MEMBERS
 from actors.serving.native import Here
 from actors.serving.samples import (
     MOST_SAMPLES,
@@ -139,7 +139,9 @@ class RewardSample(Received, Settings):
     group_size: int | None = Field(
         None, ge=2, le=MOST_MEMBERS, description="Samples of the group, which are waited for"
     )
-    window_s: float | None = Field(None, ge=0, le=100, description="How long the group's first sample waits for others")
+    window_s: float | None = Field(
+        None, ge=0, le=LONGEST_WINDOW_S, description="How long the group's first sample waits for others"
+    )
     anchor: Text | None = Field(None, description="What to compare with where no other sample comes")
 
     model_config = ConfigDict(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +16,13 @@ from actors.card import JudgeCard
 from actors.config import RolloutConfig
 from actors.records import Ids
 from actors.rollout import engine_arguments
+from actors.serving.pace import Pace
 from actors.serving.swap import SwapError, checked_checkpoint
 from actors.tokens import PromptEncoder
+from evals.pairs import Message
+
+_LONG = 20_000
+"""Characters from which on a prompt is encoded beside the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ class JudgeEngine:
         self._open.set()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._running = 0
+        self._pace = Pace(rollout.max_num_seqs)
         self._swapping = asyncio.Lock()
 
     @property
@@ -83,7 +88,12 @@ class JudgeEngine:
     @property
     def running(self) -> int:
         """Judgements in progress."""
-        return self._running
+        return self._pace.running
+
+    @property
+    def wait_s(self) -> float:
+        """See `Pace.wait_s`."""
+        return self._pace.wait_s
 
     @property
     def stopped(self) -> bool:
@@ -93,6 +103,12 @@ class JudgeEngine:
     async def check_health(self) -> None:
         """Raises where the engine's process has died."""
         await self._llm.check_health()
+
+    async def encode(self, messages: Sequence[Message]) -> Ids:
+        """Ids of a prompt, see `PromptEncoder.encode_prompt`; a long one does not hold up the event loop."""
+        if sum(len(message["content"]) for message in messages) > _LONG:
+            return await asyncio.to_thread(self.encoder.encode_prompt, messages)
+        return self.encoder.encode_prompt(messages)
 
     async def complete(self, ids: Ids, decoding: Decoding, on_text: Callable[[str], None] | None = None) -> Completion:
         """Sample one text; `on_text` gets each new piece of it. Cancelled, it ends the engine's work on it.
@@ -113,7 +129,7 @@ class JudgeEngine:
             output_kind=RequestOutputKind.DELTA if on_text else RequestOutputKind.FINAL_ONLY,
         )
         sampled: list[int] = []
-        stream, tokenizer = DecodeStream(skip_special_tokens=True), self.encoder.tokenizer.backend_tokenizer
+        stream = DecodeStream(skip_special_tokens=True) if on_text else None
         async with self._sampling():
             version = self.version
             try:
@@ -121,7 +137,8 @@ class JudgeEngine:
                 async for output in outputs:
                     (completion,) = output.outputs
                     sampled += completion.token_ids
-                    if on_text:
+                    if on_text and stream:
+                        tokenizer = self.encoder.tokenizer.backend_tokenizer
                         pieces = (stream.step(tokenizer, id_) for id_ in completion.token_ids)
                         on_text("".join(piece for piece in pieces if piece))
             except EngineDeadError as error:
@@ -132,13 +149,13 @@ class JudgeEngine:
     @asynccontextmanager
     async def _sampling(self) -> AsyncIterator[None]:
         await self._open.wait()
-        self._running += 1
+        self._pace.begin()
         self._idle.clear()
         try:
             yield
         finally:
-            self._running -= 1
-            if not self._running:
+            self._pace.end()
+            if not self._pace.running:
                 self._idle.set()
 
     async def swap(self, folder: Path, version: int | None) -> None:

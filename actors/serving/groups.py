@@ -32,6 +32,9 @@ from evals.errors import ReadableError
 MOST_MEMBERS = 64
 """A group that has so many members closes."""
 
+LONGEST_WINDOW_S = 60.0
+"""The longest window that a sample may ask for."""
+
 How = Literal["group", "late", "anchor", "alone"]
 
 
@@ -60,7 +63,10 @@ class GroupSample(Question):
         None, ge=2, le=MOST_MEMBERS, description="Judge as soon as so many are there; the largest that a member says"
     )
     window_s: float | None = Field(
-        None, ge=0, le=60, description="How long to wait for others; the first member of a group decides"
+        None,
+        ge=0,
+        le=LONGEST_WINDOW_S,
+        description="How long to wait for others; the first member of a group decides",
     )
     anchor: Text | None = Field(None, description="A response to be compared with where no other sample comes")
 

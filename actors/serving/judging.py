@@ -38,9 +38,8 @@ from actors.serving.wire import (
     Usage,
 )
 from evals.pairs import Message, Pair
-from evals.prompts import FORMATS, LISTWISE, POINTWISE, Listwise, Pointwise, PromptFormat, prompt_format
+from evals.prompts import FORMATS, LISTWISE, POINTWISE, Listwise, Pointwise, PromptFormat, from_best, prompt_format
 from evals.ranking import Match, listings, listwise, start
-from evals.ratings import leaders
 from evals.verdicts import Order, Verdict, swap
 from evals.voting import EarlyVote, alternating, majority
 
@@ -48,9 +47,6 @@ Say = Callable[[str, dict[str, Any]], None]
 """Takes an event's name and its data, while the judge is at work."""
 
 T = TypeVar("T")
-
-_LONG = 20_000
-"""Characters from which on a prompt is encoded beside the event loop, which it would hold up."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +155,7 @@ class Judging:
         where = _place(0) | {"order": None, "sample": sample}
         completion = await self._written(prompt, request, batch_seed(request.seed, "list", sample), where, say)
         parsed = lists.parse_list(completion.text, shown)
-        judgement = ListJudgement(shown=list(shown), **_written(completion, parsed, sample))
+        judgement = ListJudgement(shown=list(shown), **_fields(completion, parsed, sample))
         if say:
             say("judgement", _place(0) | judgement.model_dump())
         return judgement, parsed
@@ -189,7 +185,7 @@ class Judging:
 
         async def one(sample: int) -> OneJudgement:
             completion = await self._written(prompt, request, batch_seed(request.seed, "rate", sample), {}, None)
-            return OneJudgement(**_written(completion, pointwise.parse(completion.text, "ab"), sample))
+            return OneJudgement(**_fields(completion, pointwise.parse(completion.text, "ab"), sample))
 
         judgements = await together(one(sample) for sample in range(request.votes))
         ratings = [judgement.ratings[0] for judgement in judgements if judgement.ratings]
@@ -223,7 +219,7 @@ class Judging:
             completion = await self._sampled(prompts[order], request, seed, where, say)
             parsed = format_.parse(completion.text, order)
             self._metrics.verdict(order, parsed.verdict)
-            judgement = OrderJudgement(order=order, verdict=parsed.verdict, **_written(completion, parsed, sample))
+            judgement = OrderJudgement(order=order, verdict=parsed.verdict, **_fields(completion, parsed, sample))
             if say:
                 say("judgement", place | judgement.model_dump())
             return judgement
@@ -273,9 +269,7 @@ class Judging:
     async def _encoded(self, prompt: Sequence[Message], request: Asking) -> Ids:
         """The prompt's ids, if they leave room for the judgement."""
         max_tokens = self._max_tokens(request)
-        long = sum(len(message["content"]) for message in prompt) > _LONG
-        encode = self._engine.encoder.encode_prompt
-        ids = await asyncio.to_thread(encode, prompt) if long else encode(prompt)
+        ids = await self._engine.encode(prompt)
         if len(ids) > (room := self._engine.card.max_model_len - max_tokens):
             problem = f"The prompt has {len(ids)} tokens; the limit is {room} beside a judgement of {max_tokens}"
             raise refusal(f"{problem}. Shorten what is longest, this one, or lower max_tokens", _longest(request))
@@ -368,7 +362,7 @@ def agreed(verdicts: Sequence[Verdict]) -> Verdict:
     return verdicts[0] if len(set(verdicts)) == 1 else None
 
 
-def _written(completion: Completion, parsed: Any, sample: int) -> dict[str, Any]:
+def _fields(completion: Completion, parsed: Any, sample: int) -> dict[str, Any]:
     return {
         "sample": sample,
         "text": completion.text,
@@ -382,12 +376,12 @@ def _written(completion: Completion, parsed: Any, sample: int) -> dict[str, Any]
 
 
 def _ranked(request: RankRequest, ratings: list[float], shares: Sequence[float]) -> dict[str, Any]:
-    levels = sorted({*ratings}, reverse=True)
+    ranking = [list(level) for level in from_best(ratings)]
     return {
         "scores": [request.scaled(share) for share in shares],
         "ratings": ratings,
-        "ranking": [[index for index, rating in enumerate(ratings) if rating == level] for level in levels],
-        "best": int(leaders(ratings)[0]),
+        "ranking": ranking,
+        "best": ranking[0][0],
         "method": request.method,
     }
 

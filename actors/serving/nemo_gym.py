@@ -19,7 +19,7 @@ from actors.serving.samples import ChatTurn, Received, Reward, Scoring, refused,
 from actors.serving.service import Service
 from actors.serving.transcripts import Transcript
 from actors.serving.wire import JudgeRequest, Turn
-from evals.ranking import Match
+from evals.ranking import Match, settled
 from evals.verdicts import Verdict, swap
 
 router = APIRouter(tags=["NeMo Gym"])
@@ -178,7 +178,7 @@ async def _judged(
 
     The same two texts are judged once, and blank or identical ones never.
     """
-    unlike = {(texts[a], texts[b]) for a, b in pairs if texts[a] != texts[b] and texts[a].strip() and texts[b].strip()}
+    unlike = [(texts[a], texts[b]) for a, b in pairs if settled(texts[a], texts[b]) is None]
     asked_for = sorted({(min(pair), max(pair)) for pair in unlike})
     try:
         requests = [JudgeRequest(conversation=turns, response_a=a, response_b=b) for a, b in asked_for]
@@ -190,13 +190,11 @@ async def _judged(
     known = dict(zip(asked_for, answers, strict=True))
 
     def found(first: str, second: str) -> tuple[Verdict, float]:
-        if first == second or not (first.strip() or second.strip()):
-            return "tie", 0.0
-        if not first.strip() or not second.strip():
-            return ("a", 1.0) if first.strip() else ("b", -1.0)
-        answer = known[min(first, second), max(first, second)]
-        verdict = answer.verdict if first < second else swap(answer.verdict)
-        return verdict, {"a": answer.confidence, "b": -answer.confidence}.get(verdict or "", 0.0)
+        confidence, verdict = 1.0, settled(first, second)
+        if verdict is None:
+            answer = known[min(first, second), max(first, second)]
+            confidence, verdict = answer.confidence, answer.verdict if first < second else swap(answer.verdict)
+        return verdict, {"a": confidence, "b": -confidence}.get(verdict or "", 0.0)
 
     version = max((answer.version for answer in answers), default=here.engine.version)
     return [found(texts[a], texts[b]) for a, b in pairs], version

@@ -276,7 +276,7 @@ class _Run:
         turns = [message.turn() for message in request.messages]
         messages = [Message(role=turn.role, content=turn.content) for turn in turns]
         try:
-            ids = await asyncio.to_thread(here.engine.encoder.encode_prompt, messages)
+            ids = await here.engine.encode(messages)
         except TemplateError as error:
             raise _unfit(f"The judge's chat template does not take these messages: {error}", "messages") from error
         if len(ids) + (asked or 1) > room:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,13 +96,19 @@ def _digest(key: str) -> str:
 
 
 class Guard:
-    """ASGI middleware that lets a request through to `app`, or answers why not."""
+    """ASGI middleware that lets a request through to `app`, or answers why not.
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, limits: LimitsConfig, metrics: Metrics):
+    `wait_s` tells for how long a judgement that comes now would wait for its turn.
+    """
+
+    def __init__(
+        self, app: ASGIApp, keys: ApiKeys, limits: LimitsConfig, metrics: Metrics, wait_s: Callable[[], float]
+    ):
         self._app = app
         self._keys = keys
         self._limits = limits
         self._metrics = metrics
+        self._wait_s = wait_s
         self._progress: Counter[str] = Counter()
         self._bytes = 0
         self._seconds = 1.0
@@ -114,11 +120,11 @@ class Guard:
             await self._app(scope, receive, send)
             return
         with self._metrics.request(scope, send) as measured:
-            headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
             who = ""
             if self._keys.digests:
-                found, expires = self._keys.find(headers.get(b"authorization", ""))
-                if problem := _unknown(headers, found, expires):
+                given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
+                found, expires = self._keys.find(given)
+                if problem := _unknown(given, found, expires):
                     await _answer(measured, 401, problem, {"www-authenticate": "Bearer"})
                     return
                 who = found or ""
@@ -138,6 +144,8 @@ class Guard:
                 503,
                 f"requests of {limits.waiting_mib:g} MiB are in progress, as much as the server takes; try again",
             )
+        if (wait := self._wait_s()) > limits.wait_s:
+            return 503, f"A judgement waits {wait:.0f} s here, more than the {limits.wait_s:g} s allowed; try again"
         return None
 
     def _retry_after(self) -> int:
@@ -191,8 +199,8 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def _unknown(headers: dict[bytes, str], found: str | None, expires: datetime | None) -> str | None:
-    if b"authorization" not in headers:
+def _unknown(given: str, found: str | None, expires: datetime | None) -> str | None:
+    if not given:
         return "This server wants an API key; send it as Authorization: Bearer KEY"
     if found is None:
         return "This API key is not known here; check it, and send it as Authorization: Bearer KEY"

@@ -14,12 +14,12 @@ from pydantic_core import PydanticCustomError
 
 from actors.config import Settings
 from actors.serving import transcripts
-from actors.serving.groups import MOST_MEMBERS, GroupSample, GroupsConfig, How, Placed
+from actors.serving.groups import LONGEST_WINDOW_S, MOST_MEMBERS, GroupSample, How, Placed
 from actors.serving.judging import together
 from actors.serving.placing import Placing
 from actors.serving.service import Service
 from actors.serving.transcripts import Transcript
-from actors.serving.wire import RankRequest, RankResponse, Turn
+from actors.serving.wire import Turn
 
 MOST_SAMPLES = 512
 """Samples in one request."""
@@ -76,7 +76,9 @@ class Grouping(Settings):
     group_size: int | None = Field(
         None, ge=2, le=MOST_MEMBERS, description="Samples of a prompt that are to be compared; as many are waited for"
     )
-    window_s: float | None = Field(None, ge=0, le=100, description="How long the first sample waits for the others")
+    window_s: float | None = Field(
+        None, ge=0, le=LONGEST_WINDOW_S, description="How long the first sample waits for the others"
+    )
 
 
 class Scoring(Grouping):
@@ -223,23 +225,8 @@ async def _compared(here: Service, members: Sequence[Sent]) -> list[Placed]:
     ]
 
 
-class OwnJudge:
-    """The judge of this replica, for groups that came in one request."""
-
-    def __init__(self, here: Service):
-        self._here = here
-
-    async def rank(self, request: RankRequest) -> RankResponse:
-        """Rank up to MOST_MEMBERS responses."""
-        return await self._here.judging.rank(request, most=MOST_MEMBERS)
-
-    async def serving(self) -> tuple[str, int]:
-        """Name and weight version of the judge."""
-        return self._here.name, self._here.engine.version
-
-
 def _placing(here: Service) -> Placing:
-    return Placing(OwnJudge(here), GroupsConfig().most_pairs)
+    return Placing(here, here.most_pairs)
 
 
 async def rewards(

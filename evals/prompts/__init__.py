@@ -9,7 +9,7 @@ from evals.prompts.base import Parsed, PromptFormat, Ruling
 from evals.prompts.formats import FORMATS
 from evals.prompts.reading import SECTIONS
 from evals.prompts.rm_r1 import COMPACT, RM_R1
-from evals.prompts.scores import LISTWISE, POINTWISE, Listwise, ParsedList, Pointwise
+from evals.prompts.scores import LISTWISE, POINTWISE, Listwise, ParsedList, Pointwise, from_best
 from evals.prompts.template import TemplateError, load_template, prompt_format
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "PromptFormat",
     "Ruling",
     "TemplateError",
+    "from_best",
     "load_template",
     "prompt_format",
 ]

@@ -179,11 +179,13 @@ class Listwise(PromptFormat):
             return ParsedList(None, (), self.reader.sections(text))
         canonical = dict(zip(shown, ruling.ratings, strict=True))
         ratings = tuple(canonical[index] for index in range(len(shown)))
-        ranking = tuple(
-            tuple(index for index, rating in enumerate(ratings) if rating == level)
-            for level in sorted({*ratings}, reverse=True)
-        )
-        return ParsedList(ratings, ranking, self.reader.sections(text))
+        return ParsedList(ratings, from_best(ratings), self.reader.sections(text))
+
+
+def from_best(ratings: Sequence[float]) -> tuple[tuple[int, ...], ...]:
+    """Indices from the best rating to the worst, those of equal rating together in ascending order."""
+    levels = sorted({*ratings}, reverse=True)
+    return tuple(tuple(index for index, rating in enumerate(ratings) if rating == level) for level in levels)
 
 
 def _check(shown: Sequence[int]) -> None:

@@ -20,11 +20,10 @@ from actors.card import JudgeCard
 from actors.config import LimitsConfig
 from actors.serving.app import build
 from actors.serving.engine import Completion
-from actors.serving.groups import Gathering, GroupsConfig
+from actors.serving.groups import Gathering, GroupSample, GroupsConfig, Placed
 from actors.serving.judging import Judging
 from actors.serving.metrics import Metrics
 from actors.serving.protection import ApiKeys
-from actors.serving.samples import OwnJudge
 from actors.serving.service import Service, serve_here
 from actors.tokens import PromptEncoder
 
@@ -38,6 +37,7 @@ class HigherIsBetter:
     refused = None
     stopped = False
     running = 0
+    wait_s = 0.0
     version = 7
 
     def __init__(self, encoder: PromptEncoder):
@@ -45,12 +45,24 @@ class HigherIsBetter:
         self.encoder = encoder
         self.read: list[str] = []
 
+    async def encode(self, messages: Any) -> Any:
+        return self.encoder.encode_prompt(messages)
+
     async def complete(self, ids: Any, decoding: Any, on_text: Any = None) -> Completion:
         prompt = self.encoder.tokenizer.decode(ids.tolist())
         self.read.append(prompt)
         a, b = map(int, re.findall(r"v(\d+)", prompt)[-2:])
         answer = "" if a == b else f"<answer>[[{'A' if a > b else 'B'}]]</answer>"
         return Completion(f"<type>Chat</type><rubric>x</rubric><eval>y</eval>{answer}", len(ids), 5, False, 7)
+
+
+class Joined:
+    """Where single samples meet, in this process."""
+
+    gathering: Gathering
+
+    async def join(self, sample: GroupSample) -> Placed:
+        return await self.gathering.join(sample)
 
 
 def sent(body: Any) -> dict[str, Any]:
@@ -76,9 +88,10 @@ class Endpoint:
             engine: Any = HigherIsBetter(self._encoder)
             metrics, limits = Metrics(), LimitsConfig()
             judging = Judging(engine, "higher", limits, metrics)
-            here: Any = type("Here", (), {"name": "higher", "engine": engine, "judging": judging})
-            groups = Gathering(GroupsConfig(window_s=0.05), OwnJudge(here))
-            serve_here(Service("higher", engine, judging, groups, limits, ApiKeys(), metrics))
+            config, groups = GroupsConfig(window_s=0.05), Joined()
+            here = Service("higher", engine, judging, groups, config.most_pairs, limits, ApiKeys(), metrics)
+            groups.gathering = Gathering(config, here)
+            serve_here(here)
             transport = httpx.ASGITransport(build())
             async with httpx.AsyncClient(transport=transport, base_url="http://gavel") as client:
                 answers = await asyncio.gather(*(client.post(path, **sent(body)) for path, body in posts))

@@ -41,6 +41,9 @@ class Opinion:
         self.asked: list[tuple[str, Decoding]] = []
         self._says = says or (lambda first, second, decoding: "[[A]]" if first > second else "[[B]]")
 
+    async def encode(self, messages: Any) -> Any:
+        return self.encoder.encode_prompt(messages)
+
     async def complete(self, ids: np.ndarray, decoding: Decoding, on_text: Any = None) -> Completion:
         prompt = self.encoder.tokenizer.decode(ids.tolist())
         self.asked.append((prompt, decoding))

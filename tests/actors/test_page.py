@@ -6,8 +6,6 @@ import ast
 import json
 import os
 import re
-import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,95 +16,14 @@ from typing import Any, get_args
 import httpx
 import pytest
 from ray import serve
-from websockets.sync.client import ClientConnection, connect
 
 from actors.card import JudgeCard
 from actors.config import LimitsConfig, RolloutConfig, ServeConfig
 from actors.judge import judge_app
 from evals.ranking import Method, calls
+from tests.browser import CHROMIUM, Browser
 
-CHROMIUM = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium and no Chrome is installed here")
-
-
-class Browser:
-    """One page of a headless Chromium, spoken to over the DevTools protocol."""
-
-    def __init__(self, profile: Path):
-        flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
-        command = [str(CHROMIUM), *flags, f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank"]
-        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        try:
-            self.socket = self._attach(profile / "DevToolsActivePort")
-        except BaseException:
-            self.process.kill()
-            raise
-        self.number = 0
-        self.complaints: list[str] = []
-        """What the page wrote to the console as an error, and exceptions that nothing caught."""
-        for domain in ("Page", "Runtime", "Log"):
-            self.call(f"{domain}.enable")
-
-    @staticmethod
-    def _attach(file: Path) -> ClientConnection:
-        for _ in range(200):
-            if file.exists() and len(lines := file.read_text().split()) == 2:
-                break
-            time.sleep(0.05)
-        else:
-            raise TimeoutError("Chromium did not open its DevTools within 10 s")
-        with connect(f"ws://127.0.0.1:{lines[0]}{lines[1]}", open_timeout=10) as socket:
-            socket.send(json.dumps({"id": 1, "method": "Target.getTargets"}))
-            targets = json.loads(socket.recv(10))["result"]["targetInfos"]
-        page = next(target["targetId"] for target in targets if target["type"] == "page")
-        return connect(f"ws://127.0.0.1:{lines[0]}/devtools/page/{page}", max_size=None, open_timeout=10)
-
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        self.number += 1
-        self.socket.send(json.dumps({"id": self.number, "method": method, "params": parameters}))
-        while True:
-            answer = json.loads(self.socket.recv(30))
-            if answer.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                self.complaints.append(json.dumps(answer["params"]))
-            if answer.get("id") == self.number:
-                assert "error" not in answer, answer
-                return answer["result"]
-
-    def js(self, expression: str) -> Any:
-        """The value of an expression in the page."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def until(self, expression: str, seconds: float = 20) -> None:
-        """Wait until an expression is true."""
-        end = time.monotonic() + seconds
-        while not self.js(f"Boolean({expression})"):
-            assert time.monotonic() < end, f"{expression} did not come true"
-            time.sleep(0.02)
-
-    def press(self, key: str, *, code: str = "", ctrl: bool = False, alt: bool = False, shift: bool = False) -> None:
-        """Press and release one key."""
-        modifiers = alt + 2 * ctrl + 8 * shift
-        codes = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "Backspace": 8}
-        given = {"key": key, "code": code or key, "modifiers": modifiers, "windowsVirtualKeyCode": codes.get(key, 0)}
-        text = {"Enter": "\r", " ": " "}.get(key) if not modifiers else None
-        self.call(
-            "Input.dispatchKeyEvent",
-            type="keyDown" if text else "rawKeyDown",
-            **given,
-            **({"text": text} if text else {}),
-        )
-        self.call("Input.dispatchKeyEvent", type="keyUp", **given)
-
-    def type(self, text: str) -> None:
-        """Type into what has the focus."""
-        self.call("Input.insertText", text=text)
-
-    def close(self) -> None:
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait(10)
 
 
 HOSTILE = '</script><img src=x onerror="window.ran = 1"><script>window.ran = 1</script>'
@@ -119,22 +36,17 @@ COLUMNS = "[...document.querySelectorAll('.judge > p:first-child')].map((p) => p
 
 
 @pytest.fixture(scope="module")
-def url(ray_session: None, first_is_better: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An endpoint that wants KEY, and takes two requests with it at once."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def url(endpoint: str, first_is_better: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An endpoint below a path that wants KEY, and takes two requests with it at once."""
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(KEY)
     settings = ServeConfig(api_keys=keys, limits=LimitsConfig(requests_per_key=2))
     card = JudgeCard.load(first_is_better)
     assert card is not None
-    try:
-        serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 120})
-        serve.run(judge_app(first_is_better, card, RolloutConfig(), settings, "cpu"), name="judge")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        serve.shutdown()
+    application = judge_app(first_is_better, card, RolloutConfig(), settings, "cpu")
+    serve.run(application, name="page", route_prefix="/page")
+    yield f"{endpoint}/page"
+    serve.delete("page")
 
 
 @pytest.fixture(scope="module")
@@ -385,7 +297,7 @@ def test_what_a_judge_wrote_is_text(page: Browser) -> None:
 
 
 def test_a_policy_keeps_the_page_to_its_own_files(page: Browser, url: str) -> None:
-    answer = httpx.get(url)
+    answer = httpx.get(f"{url}/")
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy

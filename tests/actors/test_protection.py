@@ -30,7 +30,8 @@ class Server:
         self.answer = asyncio.Event()
         self.seen = 0
         self.metrics = Metrics()
-        self.guard = Guard(self.app, keys, LimitsConfig(**limits), self.metrics)
+        self.wait_s = 0.0
+        self.guard = Guard(self.app, keys, LimitsConfig(**limits), self.metrics, lambda: self.wait_s)
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         self.seen += 1
@@ -142,6 +143,21 @@ def test_more_than_allowed_at_once_are_told_to_come_again(keys: ApiKeys) -> None
         assert server.seen == 4, "what was refused never came to the application"
 
     asyncio.run(scenario())
+
+
+def test_nobody_is_let_in_to_wait_too_long() -> None:
+    async def run() -> None:
+        server = Server(ApiKeys(), wait_s=15)
+        server.answer.set()
+        server.wait_s = 15
+        assert (await server.ask())[0] == 200
+        server.wait_s = 15.5
+        status, headers, body = await server.ask()
+        assert (status, server.seen) == (503, 1)
+        assert int(headers["retry-after"]) >= 1
+        assert "16 s here, more than the 15 s" in str(body)
+
+    asyncio.run(run())
 
 
 def test_memory_of_waiting_requests_is_bounded() -> None:

@@ -10,12 +10,11 @@ import asyncio
 import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,11 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray import serve
 
-from actors.card import JudgeCard
-from actors.config import RolloutConfig, ServeConfig
-from actors.judge import judge_app
 from pipelines import client as module
 from pipelines.client import GavelClient, GavelError, compute_score, gavel_reward, group_reward
 
@@ -35,19 +30,9 @@ PATH = Path(module.__file__)
 QUESTION = [{"role": "user", "content": "Which?"}]
 
 
-@pytest.fixture(scope="module")
-def url(ray_session: None, first_is_better: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    card = JudgeCard.load(first_is_better)
-    assert card is not None
-    try:
-        serve.start(http_options={"host": "127.0.0.1", "port": port, "request_timeout_s": 120})
-        serve.run(judge_app(first_is_better, card, RolloutConfig(), ServeConfig(), "cpu"), name="judge")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        serve.shutdown()
+@pytest.fixture
+def url(endpoint: str) -> str:
+    return endpoint
 
 
 @pytest.fixture

@@ -89,7 +89,7 @@ def data_recipe(name: str) -> Recipe:
 
 
 def test_every_preset_is_a_recipe_that_is_looked_at_here() -> None:
-    assert {path.stem for path in PRESETS.glob("*.yaml")} == {*NAMES, "quickstart", "gsm8k"}
+    assert {path.stem for path in PRESETS.glob("*.yaml")} == {*NAMES, "quickstart", "gsm8k", "rlhf"}
 
 
 @pytest.mark.parametrize("name", NAMES)

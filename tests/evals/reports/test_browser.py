@@ -5,23 +5,18 @@ from __future__ import annotations
 import json
 import random
 import re
-import shutil
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from websockets.sync.client import ClientConnection, connect
 
 from evals.benchmarks.pairs import PAIRS
 from evals.evaluation import Evaluation, evaluate
 from evals.pairs import Message, Pair
 from evals.reports.evaluation import write_evaluation_report
 from evals.verdicts import Judgement, Verdict, from_shown
+from tests.browser import CHROMIUM, Browser
 
-CHROMIUM = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium and no Chrome is installed here")
 
 HOSTILE = '</script><img src=x onerror="window.ran = 1"><script>window.ran = 1</script>'
@@ -86,82 +81,17 @@ def evaluated(judgements: list[Judgement]) -> Evaluation:
     return evaluate(PAIRS, judgements, {})
 
 
-class Browser:
-    """One page of a headless Chromium, spoken to over the DevTools protocol."""
-
-    def __init__(self, profile: Path):
-        flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
-        command = [str(CHROMIUM), *flags, f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank"]
-        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        try:
-            self.socket = self._attach(profile / "DevToolsActivePort")
-        except BaseException:
-            self.process.kill()
-            raise
-        self.number = 0
-        self.complaints: list[str] = []
-        """What the pages wrote to the console as an error, and exceptions that nothing caught."""
-        for domain in ("Page", "Runtime", "Log"):
-            self.call(f"{domain}.enable")
-
-    @staticmethod
-    def _attach(file: Path) -> ClientConnection:
-        for _ in range(200):
-            if file.exists() and len(lines := file.read_text().split()) == 2:
-                break
-            time.sleep(0.05)
-        else:
-            raise TimeoutError("Chromium did not open its DevTools within 10 s")
-        with connect(f"ws://127.0.0.1:{lines[0]}{lines[1]}", open_timeout=10) as socket:
-            socket.send(json.dumps({"id": 1, "method": "Target.getTargets"}))
-            targets = json.loads(socket.recv(10))["result"]["targetInfos"]
-        page = next(target["targetId"] for target in targets if target["type"] == "page")
-        return connect(f"ws://127.0.0.1:{lines[0]}/devtools/page/{page}", max_size=None, open_timeout=10)
-
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        self.number += 1
-        self.socket.send(json.dumps({"id": self.number, "method": method, "params": parameters}))
-        while True:
-            answer = json.loads(self.socket.recv(30))
-            if answer.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
-                self.complaints.append(json.dumps(answer["params"]))
-            if answer.get("id") == self.number:
-                assert "error" not in answer, answer
-                return answer["result"]
-
-    def js(self, expression: str) -> Any:
-        """The value of an expression in the page."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def until(self, expression: str, seconds: float = 10) -> None:
-        """Wait until an expression is true."""
-        end = time.monotonic() + seconds
-        while not self.js(f"Boolean({expression})"):
-            assert time.monotonic() < end, f"{expression} did not come true"
-            time.sleep(0.02)
-
-    def open(self, page: Path, address: str = "") -> None:
-        """Load a page from disk anew, and wait until its list or its pair is there."""
-        self.call("Page.navigate", url="about:blank")
-        self.until("location.href === 'about:blank'")
-        self.call("Page.navigate", url=f"file://{page}{address}")
-        self.until("document.querySelector('#count:not(:empty), #item p, #problem:not([hidden])')")
-
-    def press(self, key: str) -> None:
-        for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
-
-    def close(self) -> None:
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait(10)
-
-
 ROWS = "[...document.querySelectorAll('#rows a')].map((link) => link.textContent)"
 COUNT = "document.getElementById('count').textContent"
 ITEM = "document.getElementById('item').innerText"
+
+
+def opened(browser: Browser, page: Path, address: str = "") -> None:
+    """Load a page from disk anew, and wait until its list or its pair is there."""
+    browser.call("Page.navigate", url="about:blank")
+    browser.until("location.href === 'about:blank'")
+    browser.call("Page.navigate", url=f"file://{page}{address}")
+    browser.until("document.querySelector('#count:not(:empty), #item p, #problem:not([hidden])')")
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +109,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_filter_reduces_the_list_and_has_an_address(browser: Browser, page: Path) -> None:
-    browser.open(page)
+    opened(browser, page)
     assert browser.js(COUNT) == "60 of 60 pairs"
     assert len(browser.js(ROWS)) == 25
     browser.js("document.querySelector('[name=wrong]').click()")
@@ -189,9 +119,9 @@ def test_a_filter_reduces_the_list_and_has_an_address(browser: Browser, page: Pa
     browser.js("document.querySelector('[name=none]').click()")
     both = [pair for pair in judged["wrong"] if pair in judged["none"]]
     assert [row.split(":")[0] for row in browser.js(ROWS)] == [pair.replace("pair-", "Question ") for pair in both][:25]
-    browser.open(page, "#judgements?inconsistent=1")
+    opened(browser, page, "#judgements?inconsistent=1")
     assert browser.js(COUNT) == f"{len(judged['inconsistent'])} of 60 pairs"
-    browser.open(page, "#judgements?section=Safety&inconsistent=1")
+    opened(browser, page, "#judgements?section=Safety&inconsistent=1")
     safety = [pair for pair in judged["inconsistent"] if int(pair.split("-")[1]) % 4 == 2]
     assert browser.js(COUNT) == f"{len(safety)} of 60 pairs"
     assert browser.js("document.querySelector('[name=inconsistent]').checked")
@@ -215,7 +145,7 @@ def by_flag(page: Path) -> dict[str, list[str]]:
 
 def test_a_click_shows_the_pair_and_both_orders(browser: Browser, page: Path) -> None:
     judgements, pairs = made(60, 300)
-    browser.open(page)
+    opened(browser, page)
     browser.js("[...document.querySelectorAll('#rows a')].find((a) => a.textContent.startsWith('Question 4:')).click()")
     browser.until("document.querySelector('#item article')")
     text = browser.js(ITEM)
@@ -239,7 +169,7 @@ def test_a_click_shows_the_pair_and_both_orders(browser: Browser, page: Path) ->
 
 
 def test_the_keyboard_goes_through_the_list_and_back(browser: Browser, page: Path) -> None:
-    browser.open(page, "#judgements?none=1")
+    opened(browser, page, "#judgements?none=1")
     first, second = by_flag(page)["none"][:2]
     browser.js("document.querySelector('#rows a').focus()")
     browser.call("Input.dispatchKeyEvent", type="keyDown", key="Enter", code="Enter", text="\r")
@@ -256,7 +186,7 @@ def test_the_keyboard_goes_through_the_list_and_back(browser: Browser, page: Pat
 
 
 def test_pages_of_the_list(browser: Browser, page: Path) -> None:
-    browser.open(page)
+    opened(browser, page)
     assert browser.js("document.getElementById('page').textContent") == "Page 1 of 3"
     later = "document.querySelector('[data-step=\"1\"]')"
     browser.js(f"{later}.click()")
@@ -271,7 +201,7 @@ def test_text_is_searched_in_questions_candidates_and_judgements(browser: Browse
     judgements, _ = made(60, 300)
     word = next(word for word in judgements[80].text.split() if word.isdigit() and len(word) > 4)
     for query, hits in (("QUESTION 17:", 1), ("Candidate 33b.", 1), (word, 1), ("[[A]]", 50), ("no such words", 0)):
-        browser.open(page)
+        opened(browser, page)
         field = "document.querySelector('[name=q]')"
         browser.js(f"{field}.value = {json.dumps(query)}; {field}.dispatchEvent(new Event('input'))")
         expected = "No pair is like that" if not hits else f"{hits} of 60 pairs"
@@ -290,7 +220,7 @@ def test_what_a_model_or_a_data_set_wrote_never_runs(browser: Browser, tmp_path:
     pair = Pair(odd, (Message(role=odd, content=odd),) * 2, odd, odd, "a", subset=odd)
     page = write_evaluation_report(tmp_path / "odd.html", [evaluated(judgements)], {"pairs": by_name([pair])})
     browser.complaints.clear()
-    browser.open(page)
+    opened(browser, page)
     browser.js("document.querySelector('#rows a').click()")
     browser.until("document.querySelector('#item article')")
     shown = browser.js("document.querySelector('.candidate .text').textContent")
@@ -304,7 +234,7 @@ def test_what_a_model_or_a_data_set_wrote_never_runs(browser: Browser, tmp_path:
 def test_a_file_of_verdicts_alone(browser: Browser, tmp_path: Path) -> None:
     judgements = [Judgement("pairs", f"p{n}", "", "a", "ab", verdict="a" if n else "b") for n in range(3)]
     page = write_evaluation_report(tmp_path / "bare.html", [evaluated(judgements)])
-    browser.open(page, "#judgements?wrong=1")
+    opened(browser, page, "#judgements?wrong=1")
     assert browser.js(ROWS) == ["p0"]
     browser.js("document.querySelector('#rows a').click()")
     browser.until("document.querySelector('#item article')")
@@ -316,9 +246,9 @@ def test_a_file_of_verdicts_alone(browser: Browser, tmp_path: Path) -> None:
 
 def test_an_address_that_is_out_of_date(browser: Browser, page: Path) -> None:
     browser.complaints.clear()
-    browser.open(page, "#judgements?open=0,Chat,gone")
+    opened(browser, page, "#judgements?open=0,Chat,gone")
     assert "This page has no such pair" in browser.js(ITEM)
-    browser.open(page, "#judgements?e=7&section=gone&page=99&q=")
+    opened(browser, page, "#judgements?e=7&section=gone&page=99&q=")
     assert browser.js(COUNT).startswith("No pair is like that")
     assert not browser.complaints
 
@@ -329,7 +259,7 @@ def test_several_judges_and_benchmarks_share_a_page(browser: Browser, tmp_path: 
     page = write_evaluation_report(
         tmp_path / "two.html", [evaluated(judgements), evaluated(others)], {"pairs": by_name(pairs)}
     )
-    browser.open(page)
+    opened(browser, page)
     assert browser.js(COUNT) == "80 of 80 pairs"
     choose = "document.querySelector('[name=e]')"
     assert browser.js(f"[...{choose}.options].map((o) => o.textContent)") == [
@@ -350,11 +280,11 @@ def test_many_judgements_are_there_at_once(browser: Browser, tmp_path: Path) -> 
     source = page.read_text(encoding="utf-8")
     assert len(re.findall('id="judged-', source)) > 3
     assert len(source) < sum(len(judgement.text) for judgement in judgements)
-    browser.open(page, "#judgements?page=40&section=&open=0%2CReasoning%2Cpair-999")
+    opened(browser, page, "#judgements?page=40&section=&open=0%2CReasoning%2Cpair-999")
     assert judgements[-1].text in browser.js(
         "[...document.querySelectorAll('.judge pre')].map((pre) => pre.textContent)"
     )
-    browser.open(page, "#judgements?q=Candidate+998a")
+    opened(browser, page, "#judgements?q=Candidate+998a")
     browser.until(f"{COUNT} === '1 of 1,000 pairs'")
 
 
@@ -362,13 +292,13 @@ def test_many_judgements_are_there_at_once(browser: Browser, tmp_path: Path) -> 
 def test_the_page_is_no_wider_than_the_window(browser: Browser, page: Path, width: int) -> None:
     browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
     for address in ("", "#judgements?open=0%2CChat%2Cpair-4"):
-        browser.open(page, address)
+        opened(browser, page, address)
         assert browser.js("document.documentElement.scrollWidth") <= width
     browser.call("Emulation.clearDeviceMetricsOverride")
 
 
 def test_controls_have_names(browser: Browser, page: Path) -> None:
-    browser.open(page)
+    opened(browser, page)
     browser.call("Accessibility.enable")
     nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
     controls = [node for node in nodes if node.get("role", {}).get("value") in ("combobox", "searchbox", "checkbox")]
