@@ -7,6 +7,7 @@ process and its engine's. A second deployment, of one small replica, is where si
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 from pathlib import Path
@@ -65,6 +66,8 @@ class _Judge:
         joining = _Joining(groups, metrics)
         self._service = Service(name, self._engine, judging, joining, most_pairs, limits, keys, metrics)
         serve_here(self._service)
+        gc.collect()
+        gc.freeze()  # what is here now stays: looking through it again and again would hold up answers
 
     async def check_health(self) -> None:
         """Raises where the engine's process has died; Serve then replaces the replica."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
+import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -77,6 +77,7 @@ class JudgeEngine:
         self._open.set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._numbers = itertools.count()
         self._pace = Pace(rollout.max_num_seqs)
         self._swapping = asyncio.Lock()
 
@@ -116,6 +117,7 @@ class JudgeEngine:
         Raises EngineStoppedError where the engine's process has died.
         """
         from vllm import SamplingParams
+        from vllm.inputs import tokens_input
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -133,7 +135,7 @@ class JudgeEngine:
         async with self._sampling():
             version = self.version
             try:
-                outputs = self._llm.generate({"prompt_token_ids": ids.tolist()}, params, uuid.uuid4().hex)
+                outputs = self._llm.generate(tokens_input(ids.tolist()), params, f"judgement-{next(self._numbers)}")
                 async for output in outputs:
                     (completion,) = output.outputs
                     sampled += completion.token_ids

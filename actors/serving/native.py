@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from actors.serving.engine import EngineStoppedError
 from actors.serving.judging import Say
-from actors.serving.service import Service, service
+from actors.serving.service import Service, the_service
 from actors.serving.wire import (
     Health,
     JudgeRequest,
@@ -29,7 +29,7 @@ from actors.serving.wire import (
 
 router = APIRouter(tags=["Gavel"])
 
-Here = Annotated[Service, Depends(service)]
+Here = Annotated[Service, Depends(the_service)]
 
 _EVENTS = {
     "content": {"text/event-stream": {"schema": {"type": "string"}}},

@@ -62,5 +62,10 @@ def serve_here(served: Service) -> None:
 
 
 def service() -> Service:
-    """The service of this process; a FastAPI dependency."""
+    """The service of this process."""
     return _here[0]
+
+
+async def the_service() -> Service:
+    """The service of this process as a FastAPI dependency; an ordinary function would be called in another thread."""
+    return service()
