@@ -191,7 +191,7 @@ class LimitsConfig(Settings):
     responses: int = Field(8, ge=2, description="responses in one ranking")
     requests: PositiveInt = Field(1024, description="requests in progress at once; more get 503 and when to come again")
     wait_s: PositiveFloat = Field(
-        15.0, description="longest wait for the engine to begin with; above it requests get 503"
+        10.0, description="longest wait for an answer to begin with; above it requests get 503"
     )
     requests_per_key: PositiveInt = Field(512, description="of those, with the same API key; more get 429")
 

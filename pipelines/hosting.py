@@ -25,6 +25,7 @@ from actors.card import JudgeCard
 from actors.config import ServeConfig
 from actors.judge import judge_app, replica_resources
 from actors.serving.protection import ENVIRONMENT, ApiKeys
+from actors.serving.proxy import WAIT_S
 from evals.errors import ReadableError
 from pipelines.config import RunConfig
 
@@ -99,10 +100,10 @@ def ray_for(config: RunConfig) -> Iterator[None]:
     """
     with _bound(config.serve.host, config.serve.port):  # before half a minute is spent on starting things
         pass
-    wanted, folder = SERVE_ENVIRONMENT, None
+    wanted, folder = SERVE_ENVIRONMENT | {WAIT_S: str(config.serve.limits.wait_s)}, None
     if config.serve.proxy == "haproxy":
         folder = Path(tempfile.mkdtemp(prefix="gavel-serve-"))
-        wanted = SERVE_ENVIRONMENT | _haproxy(folder)
+        wanted |= _haproxy(folder)
     try:
         with warnings.catch_warnings(action="ignore"), _environment(wanted):
             ray.init(

@@ -60,9 +60,9 @@ def test_the_arguments_build_the_application_that_is_configured(config: dict[str
     application["args"]["serve"]["limits"]["responses"] = 5
     built = command.app(application["args"])
     assert {override["name"] for override in application["deployments"]} == {built._bound_deployment.name} == {"Judge"}
-    model, _, rollout, settings, device, *_ = built._bound_deployment.init_args
+    model, _, rollout, limits, _, device, *_ = built._bound_deployment.init_args
     assert model == str(Path(application["args"]["model"]).resolve())
-    assert (settings.limits.responses, rollout.max_num_seqs, device) == (5, 256, "cpu")
+    assert (limits.responses, rollout.max_num_seqs, device) == (5, 256, "cpu")
 
 
 def test_dotted_arguments_of_serve_run_say_the_same(first_is_better: Path) -> None:
