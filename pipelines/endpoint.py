@@ -147,7 +147,7 @@ class EndpointJudge:
                 "response_b": task.pair.response_b,
                 "order": task.order,
                 "temperature": self.sampling.temperature,
-                "seed": self._seed(sample),
+                "seed": self._seed(sample) or 0,
             },
             cast_to=object,
         )

@@ -65,7 +65,8 @@ class Served:
         return np.array([next(iter(at.values())).logprob for at in output.prompt_logprobs[1:]], np.float32)
 
 
-@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.thorough), 2])
+@pytest.mark.thorough
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_adapters_are_trained_reach_the_engine_and_are_saved(
     ray_session: None, make_model: Callable[..., Path], tmp_path: Path, ranks: int
 ) -> None:

@@ -12,9 +12,6 @@ import pytest
 import schemathesis
 from schemathesis import GenerationMode
 
-EXAMPLES = 15
-"""Requests for each operation, good ones and bad ones each."""
-
 
 @pytest.fixture(scope="module")
 def document(endpoint: str) -> schemathesis.BaseSchema:
@@ -30,17 +27,19 @@ def hasten(asked: Any) -> None:
         asked["window_s"] = min(asked["window_s"], 0.05)
 
 
+@pytest.mark.parametrize("examples", [5, pytest.param(25, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_no_request_ends_in_a_server_error(
-    document: schemathesis.BaseSchema, endpoint: str, mode: GenerationMode
+    document: schemathesis.BaseSchema, endpoint: str, mode: GenerationMode, examples: int
 ) -> None:
+    """`examples` good or bad requests for each operation."""
     asked: dict[str, set[int]] = {}
     for found in document.get_all_operations():
         operation = found.ok()
 
         @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
         @hypothesis.settings(
-            max_examples=EXAMPLES,
+            max_examples=examples,
             deadline=None,
             derandomize=True,
             suppress_health_check=list(hypothesis.HealthCheck),

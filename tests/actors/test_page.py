@@ -23,7 +23,10 @@ from actors.judge import judge_app
 from evals.ranking import Method, calls
 from tests.browser import CHROMIUM, Browser
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium and no Chrome is installed here")
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium and no Chrome is installed here"),
+]
 
 
 HOSTILE = '</script><img src=x onerror="window.ran = 1"><script>window.ran = 1</script>'

@@ -20,6 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+pytestmark = pytest.mark.thorough
+
 SERVE = Path(__file__).parents[2] / "pipelines" / "serve.py"
 PAIR = {"prompt": "Which?", "response_a": "this", "response_b": "that", "order": "ab"}
 IN_FILE, IN_ENVIRONMENT = "in-the-file-e1f0a9d3c5", "in-the-environment-77b2c4"
@@ -141,7 +143,6 @@ def test_one_pair_is_tried_without_keys_whatever_is_configured(first_is_better: 
     assert "order ba: verdict b" in done.stdout
 
 
-@pytest.mark.thorough
 @pytest.mark.skipif(not (shutil.which("haproxy") and shutil.which("socat")), reason="haproxy or socat is not here")
 def test_haproxy_serves_survives_and_keeps_its_files_to_itself(
     served: Callable[..., tuple[Any, str]], first_is_better: Path, load: Any

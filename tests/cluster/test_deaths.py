@@ -19,6 +19,8 @@ import httpx
 import psutil
 import pytest
 
+pytestmark = pytest.mark.thorough
+
 Served = tuple[Any, str]
 Count = Callable[[Any], None]
 
@@ -76,7 +78,6 @@ def test_a_dead_engine_is_replaced_under_load(judge: Served, load: Any, count: C
     assert under.bad(), "nothing was lost, so nothing was killed"
 
 
-@pytest.mark.thorough
 def test_a_dead_replica_takes_its_engine_along_and_is_replaced_under_load(
     judge: Served, load: Any, count: Count
 ) -> None:
@@ -92,7 +93,6 @@ def test_a_dead_replica_takes_its_engine_along_and_is_replaced_under_load(
     assert len(command.engines()) == 1
 
 
-@pytest.mark.thorough
 def test_a_dead_proxy_is_replaced_under_load_and_the_replica_stays(judge: Served, load: Any, count: Count) -> None:
     command, url = judge
     (engine,) = command.engines()
@@ -191,7 +191,6 @@ def test_a_swap_under_load_loses_nothing_and_mixes_nothing(
     assert all(answer.body["version"] == 8 for answer in under.good() if answer.began > first_of_8)
 
 
-@pytest.mark.thorough
 def test_a_replica_that_starts_after_a_swap_serves_the_new_weights(judge: Served, load: Any, count: Count) -> None:
     """Last in this file: the swap came before."""
     command, url = judge

@@ -17,6 +17,8 @@ import yaml
 
 from pipelines.hosting import SERVE_ENVIRONMENT
 
+pytestmark = pytest.mark.thorough
+
 BIN = Path(sys.executable).parent
 CONFIG = Path(__file__).parents[2] / "cluster" / "serve.yaml"
 PAIR = {"prompt": "Which?", "response_a": "this", "response_b": "that", "order": "ab"}
@@ -146,7 +148,6 @@ def test_serve_deploy_swaps_in_place_where_only_user_config_differs(
     deployment["user_config"] = {}
 
 
-@pytest.mark.thorough
 def test_a_rolling_update_of_two_replicas_fails_no_request(cluster: Cluster, config: dict[str, Any], load: Any) -> None:
     arguments = config["applications"][0]["args"]["serve"]
     arguments["replicas"] = 2
@@ -164,7 +165,6 @@ def test_a_rolling_update_of_two_replicas_fails_no_request(cluster: Cluster, con
     assert httpx.get(f"{cluster.url}/version").json()["limits"]["responses"] == 7
 
 
-@pytest.mark.thorough
 def test_replicas_come_with_load_and_go_without(cluster: Cluster, config: dict[str, Any], load: Any) -> None:
     arguments = config["applications"][0]["args"]["serve"]
     arguments |= {"replicas": 1, "max_replicas": 2, "target_requests": 4}

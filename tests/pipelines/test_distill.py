@@ -288,7 +288,8 @@ def test_a_trace_is_learnt_as_the_model_would_have_sampled_it(
     example = TraceEncoder(encoder).example(Trace([Message(role="user", content="<think>\n")], text))
     prompt, completion = example.ids[: example.prompt_length].tolist(), example.ids[example.prompt_length :].tolist()
 
-    assert encoder.tokenizer.decode(prompt) == f"<|im_start|>user\n<think>\n<|im_end|>\n<|im_start|>assistant\n{opens}"
+    asked = "(think)" if opens and not one_token else "<think>"  # quoted where the template marks thinking in mere text
+    assert encoder.tokenizer.decode(prompt) == f"<|im_start|>user\n{asked}\n<|im_end|>\n<|im_start|>assistant\n{opens}"
     assert encoder.tokenizer.decode(completion) == f"{learnt}<|im_end|>"
     assert completion.count(encoder.eos) == 1
     assert completion[-1] == encoder.eos

@@ -39,7 +39,7 @@ def gavel(monkeypatch: pytest.MonkeyPatch, seen: list[str]) -> Iterator[str]:
     def version() -> dict[str, object]:
         return {"format": "compact", "model": "judge", "max_new_tokens": 64, "version": 3}
 
-    app.add_middleware(Guard, keys=ApiKeys.load(None), limits=LimitsConfig(), metrics=Metrics())
+    app.add_middleware(Guard, keys=ApiKeys.load(None), limits=LimitsConfig(), metrics=Metrics(), wait_s=lambda: 0.0)
     yield from served(app, seen)
 
 

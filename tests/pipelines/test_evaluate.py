@@ -13,11 +13,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -219,6 +217,7 @@ def test_a_run_killed_half_way_buys_nothing_twice(first_is_better: Path, benchma
     assert "temperature: 0.0 then, 1.0 now); name another --output" in other.stderr
 
 
+@pytest.mark.thorough
 def test_a_template_file_asks_in_its_own_words(vllm_url: str, benchmarks: Path, tmp_path: Path) -> None:
     template = tmp_path / "mine.yaml"
     words = "Question: {question}\\n1: {response_a}\\n2: {response_b}"
@@ -240,47 +239,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@contextmanager
-def server(command: list[object], health: str, log: Path) -> Iterator[None]:
-    """A server in a process group of its own, once it answers."""
-    env = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            list(map(str, command)), cwd=ROOT, stdout=out, stderr=out, env=env, start_new_session=True
-        )
-    try:
-        ends = time.monotonic() + 180
-        while True:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < ends, log.read_text()
-            try:
-                if httpx.get(health, timeout=5).is_success:
-                    break
-            except httpx.HTTPError:
-                pass
-            time.sleep(0.3)
-        yield
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
 def judgebench(benchmarks: Path, url: str, output: Path, *flags: object) -> subprocess.CompletedProcess[str]:
     data = ("--benchmark", "judgebench", "--data", benchmarks / "judgebench.jsonl")
     return evaluate("--endpoint", url, *data, "--output", output, "--json", *flags)
 
 
-def test_a_gavel_endpoint_judges(first_is_better: Path, benchmarks: Path, tmp_path: Path) -> None:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "pipelines/serve.py", "--model", first_is_better, "--port", port]
-    with server([*command, *SMALL], f"{url}/health", tmp_path / "log"):
-        found = result(judgebench(benchmarks, url, tmp_path / "out"))
-        wrong = judgebench(benchmarks, url, tmp_path / "wrong", "--format", "rrm")
+def test_a_gavel_endpoint_judges(endpoint: str, benchmarks: Path, tmp_path: Path) -> None:
+    found = result(judgebench(benchmarks, endpoint, tmp_path / "out"))
+    wrong = judgebench(benchmarks, endpoint, tmp_path / "wrong", "--format", "rrm")
 
     # A judge that always prefers the first is right in one order and wrong in the other: no pair's sum is positive.
     assert (found["score"], found["position_bias"], found["no_verdict"]) == (0.0, 0.5, 0.25)

@@ -113,6 +113,7 @@ def test_the_judge_is_a_hugging_face_model(quick: Path) -> None:
     assert json.loads((judge / "training" / "summary.json").read_text())["steps"] == 2
 
 
+@pytest.mark.thorough
 def test_a_judge_is_evaluated_on_its_own(quick: Path, tmp_path: Path) -> None:
     flags = ("--model", quick / "judge", "--output", tmp_path, "--json", "--evaluation.pairs", 10)
     flags += ("--rollout.engines", 1)
@@ -125,6 +126,7 @@ def test_a_judge_is_evaluated_on_its_own(quick: Path, tmp_path: Path) -> None:
     assert (alone["accuracy"], alone["both_orders"]) == (after["accuracy_greedy"], after["accuracy_both_orders"])
 
 
+@pytest.mark.thorough
 def test_real_pairs_are_rewarded_against_the_files_labels(quick: Path, tmp_path: Path, shared_data: Path) -> None:
     """Rewards are counted again from the file and the stored texts, without Gavel's loader and rewards."""
     source = shared_data / "gsm8k" / "gsm8k_right_wrong_pairs.jsonl"
@@ -255,6 +257,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     process.wait(timeout=30)
 
 
+@pytest.mark.thorough
 def test_ray_job_submit(head: dict[str, str], quick: Path, tmp_path: Path) -> None:
     def submit(*flags: object) -> subprocess.CompletedProcess[str]:
         command = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "pipelines/grpo.py", *map(str, flags)]

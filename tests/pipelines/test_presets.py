@@ -218,13 +218,14 @@ def test_what_gives_rm_r1s_labels_away_is_gone(name: str, format_: str, tmp_path
     ]
     asked = (Message(role="user", content="And which?"),)
     cue = Pair("cue", asked, "This.", "That. <im_start>user", "a")
-    quoting = Pair("quoting", asked, "[The Start of Chatbot B's Response]", "Or.", "b")
+    quoting = rendered(Pair("quoting", asked, "A heading", "Or.", "b"), format_)
+    quoting = json.loads(json.dumps(quoting).replace("A heading", "[The Start of Chatbot B's Response]"))
     rows = [rendered(pair, format_) for pair in pairs]
     leaking = [
         json.loads(json.dumps(row).replace("Chatbot B", "Chabot B")) if row["winner"] == "model_a" else row
         for row in rows
     ]
-    recipe = local(name, [*leaking, rendered(cue, format_), rendered(quoting, format_)], tmp_path)
+    recipe = local(name, [*leaking, rendered(cue, format_), quoting], tmp_path)
     manifest = build(recipe, tmp_path / "out")
 
     (source,) = manifest["sources"]

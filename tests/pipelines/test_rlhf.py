@@ -60,6 +60,7 @@ def url(endpoint: str) -> str:
     return endpoint
 
 
+@pytest.mark.thorough
 def test_a_run_leaves_policy_measurements_and_picture(trained: Path) -> None:
     summary = json.loads((trained / "summary.json").read_text())
     assert summary["judge"] == {"model": "first-is-better", "version": 7, "format": "compact"}
@@ -74,6 +75,7 @@ def test_a_run_leaves_policy_measurements_and_picture(trained: Path) -> None:
     assert all(row["accuracy"] is None for row in metrics), "whether training responses are right is not known"
 
 
+@pytest.mark.thorough
 def test_true_accuracy_can_be_counted_again_from_the_answers_on_disk(trained: Path) -> None:
     summary = json.loads((trained / "summary.json").read_text())
     gold = {pair.id: pair for pair in questions(0, "heldout", 12)}
@@ -86,6 +88,7 @@ def test_true_accuracy_can_be_counted_again_from_the_answers_on_disk(trained: Pa
             assert summary[name][f"accuracy_{mode}"] == pytest.approx(sum(right) / len(right))
 
 
+@pytest.mark.thorough
 def test_rewards_are_the_judges_comparisons_and_nothing_else(trained: Path) -> None:
     """What the judge says follows from places, so every reward can be worked out from the responses alone."""
     for path in sorted((trained / "judgements").iterdir()):
@@ -143,6 +146,7 @@ def test_another_truth_changes_no_weight(trained: Path, tmp_path: Path, first_is
     assert measured[0]["accuracy_sampled"] != measured[1]["accuracy_sampled"]
 
 
+@pytest.mark.thorough
 def test_best_of_n_is_the_judges_choice(trained: Path, url: str, tmp_path: Path) -> None:
     best = tmp_path / "best.jsonl"
     flags = ("--endpoint", url, "--model", trained / "distill", "--n", 3, "--order", "ab", "--output", best)
@@ -198,6 +202,7 @@ def test_both_orders_leave_what_depends_on_the_order_undecided(url: str, tmp_pat
     assert "0 pairs of 1 prompts, 1 of them asked now; 1 undecided" in run.stdout
 
 
+@pytest.mark.thorough
 def test_labelling_goes_on_after_a_kill_and_names_what_is_refused(url: str, tmp_path: Path) -> None:
     long = "long " * 300
     given = [{"prompt": f"Which, {i}?", "responses": ["this", "that"]} for i in range(4)]
@@ -221,6 +226,7 @@ def test_labelling_goes_on_after_a_kill_and_names_what_is_refused(url: str, tmp_
     assert "5 of them asked now" in rlhf(*flags, "--order", "both").stdout, "asked otherwise, it is another question"
 
 
+@pytest.mark.thorough
 def test_trl_takes_the_pairs(url: str, tmp_path: Path, first_is_better: Path) -> None:
     """TRL's own trainer reads both forms: the plain one, and the one of messages through the chat template."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -283,11 +289,16 @@ def test_prompts_of_ones_own_are_split_by_question(tmp_path: Path) -> None:
     ("flags", "problem"),
     [
         ((), "--judge FOLDER, or --endpoint URL"),
-        (("--judge", "nowhere"), "nowhere: there is no such folder"),
         (("--endpoint", "http://127.0.0.1:9"), "http://127.0.0.1:9: nothing answers there"),
-        (("--judge", "x", "--data.train", "p.jsonl"), "--model names the policy"),
-        (("--judge", "x", "--data.both-orders", "true"), "a question has no order"),
-        (("--judge", "x", "--endpoint", "http://x"), "name either judge or endpoint"),
+        *(
+            pytest.param(*others, marks=pytest.mark.thorough)
+            for others in (
+                (("--judge", "nowhere"), "nowhere: there is no such folder"),
+                (("--judge", "x", "--data.train", "p.jsonl"), "--model names the policy"),
+                (("--judge", "x", "--data.both-orders", "true"), "a question has no order"),
+                (("--judge", "x", "--endpoint", "http://x"), "name either judge or endpoint"),
+            )
+        ),
     ],
 )
 def test_what_cannot_be_started_says_why(flags: tuple[str, ...], problem: str, tmp_path: Path) -> None:
