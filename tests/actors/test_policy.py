@@ -94,7 +94,7 @@ def hugging_face_log_probs(model: Path, ids: list[int]) -> np.ndarray:
     return logits.log_softmax(-1)[:-1].gather(-1, torch.tensor(ids[1:])[:, None]).squeeze(-1).numpy()
 
 
-@pytest.mark.parametrize("loads", [5, pytest.param(20, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("loads", [3, pytest.param(20, marks=pytest.mark.thorough)])
 def test_every_load_on_two_ranks_is_exact(
     start: Callable[..., PolicyGroup], make_model: Callable[..., Path], loads: int
 ) -> None:

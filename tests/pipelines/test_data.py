@@ -70,6 +70,7 @@ def test_errors_are_one_message_without_a_traceback(tmp_path: Path) -> None:
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.thorough
 def test_a_killed_build_leaves_the_earlier_output_and_the_next_one_clears_up(tmp_path: Path) -> None:
     source, recipe, out = tmp_path / "a.jsonl", tmp_path / "recipe.yaml", tmp_path / "out"
     recipe.write_text(f"sources: [{{path: {source}}}]")

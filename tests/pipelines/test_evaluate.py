@@ -256,6 +256,7 @@ def test_a_gavel_endpoint_judges(endpoint: str, benchmarks: Path, tmp_path: Path
     assert "asked in 'compact'; leave it out" in wrong.stderr
 
 
+@pytest.mark.thorough
 def test_an_openai_compatible_endpoint_judges(vllm_url: str, benchmarks: Path, tmp_path: Path) -> None:
     flags = ("--model", "first", "--format", "compact", "--rollout.max_new_tokens", "64", "--samples", "2")
     run = judgebench(benchmarks, vllm_url, tmp_path / "out", *flags, "--temperature", "0")
@@ -318,6 +319,7 @@ def failing() -> Iterator[Callable[..., tuple[str, type[Failing]]]]:
 FLAGS = ("--model", "m", "--format", "rm_r1", "--concurrency", "1")
 
 
+@pytest.mark.thorough
 def test_passing_failures_are_asked_again(
     benchmarks: Path, tmp_path: Path, failing: Callable[..., tuple[str, type[Failing]]]
 ) -> None:
@@ -328,6 +330,7 @@ def test_passing_failures_are_asked_again(
     assert handler.asked == 8 + 2
 
 
+@pytest.mark.thorough
 def test_a_server_that_gives_up_loses_nothing_that_was_bought(
     benchmarks: Path, tmp_path: Path, failing: Callable[..., tuple[str, type[Failing]]]
 ) -> None:
@@ -346,6 +349,7 @@ def test_a_server_that_gives_up_loses_nothing_that_was_bought(
     assert handler.asked == 6
 
 
+@pytest.mark.thorough
 def test_nobody_at_the_endpoint_is_said_at_once(benchmarks: Path, tmp_path: Path) -> None:
     run = judgebench(benchmarks, f"http://127.0.0.1:{free_port()}", tmp_path / "out", *FLAGS)
 

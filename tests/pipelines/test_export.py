@@ -45,6 +45,7 @@ def judge(first_is_better: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_the_card_works_as_printed_in_transformers_and_in_vllm(judge: Path, says: str, tmp_path: Path) -> None:
     env = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     env |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}

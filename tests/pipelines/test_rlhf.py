@@ -165,6 +165,7 @@ def test_best_of_n_is_the_judges_choice(trained: Path, url: str, tmp_path: Path)
         assert f"{name:<14} true accuracy {share:.3f}" in run.stdout
 
 
+@pytest.mark.thorough
 def test_pairs_are_labelled_in_trls_columns(url: str, tmp_path: Path) -> None:
     """Shown first are, in one order: 0 before 1, 1 before 2, and 2 before 0, so of three none is best."""
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Which?"}]
@@ -193,6 +194,7 @@ def test_pairs_are_labelled_in_trls_columns(url: str, tmp_path: Path) -> None:
     assert rows(every)[4:] == plain[1:]
 
 
+@pytest.mark.thorough
 def test_both_orders_leave_what_depends_on_the_order_undecided(url: str, tmp_path: Path) -> None:
     given = write(tmp_path / "responses.jsonl", {"prompt": "Which?", "responses": ["this", "that"]})
     run = rlhf("label", "--endpoint", url, "--input", given, "--output", tmp_path / "pairs.jsonl")
@@ -289,10 +291,10 @@ def test_prompts_of_ones_own_are_split_by_question(tmp_path: Path) -> None:
     ("flags", "problem"),
     [
         ((), "--judge FOLDER, or --endpoint URL"),
-        (("--endpoint", "http://127.0.0.1:9"), "http://127.0.0.1:9: nothing answers there"),
         *(
             pytest.param(*others, marks=pytest.mark.thorough)
             for others in (
+                (("--endpoint", "http://127.0.0.1:9"), "http://127.0.0.1:9: nothing answers there"),
                 (("--judge", "nowhere"), "nowhere: there is no such folder"),
                 (("--judge", "x", "--data.train", "p.jsonl"), "--model names the policy"),
                 (("--judge", "x", "--data.both-orders", "true"), "a question has no order"),

@@ -476,6 +476,7 @@ def test_ties_are_not_taught(
     assert (summary["skipped_ties"], summary["prompts"], teacher.asked) == (1, 1, {(0, False): 1})
 
 
+@pytest.mark.thorough
 def test_a_local_vllm_teaches(says: str, vllm_url: str, pairs: Callable[[int], Path], tmp_path: Path) -> None:
     """It always prefers the response shown first, label or not: half of its traces are clean."""
     common = ["--pairs", pairs(4), "--format", "compact", "--orders", "both", "--max-tokens", 64, "--temperature", 0]
