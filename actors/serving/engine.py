@@ -131,7 +131,7 @@ class JudgeEngine:
             output_kind=RequestOutputKind.DELTA if on_text else RequestOutputKind.FINAL_ONLY,
         )
         sampled: list[int] = []
-        stream = DecodeStream(skip_special_tokens=True) if on_text else None
+        say = self._saying(on_text) if on_text else None
         async with self._sampling():
             version = self.version
             try:
@@ -139,14 +139,22 @@ class JudgeEngine:
                 async for output in outputs:
                     (completion,) = output.outputs
                     sampled += completion.token_ids
-                    if on_text and stream:
-                        tokenizer = self.encoder.tokenizer.backend_tokenizer
-                        pieces = (stream.step(tokenizer, id_) for id_ in completion.token_ids)
-                        on_text("".join(piece for piece in pieces if piece))
+                    if say:
+                        say(completion.token_ids)
             except EngineDeadError as error:
                 raise EngineStoppedError from error
         text = self.encoder.decode(np.array(sampled, np.int32))
         return Completion(text, len(ids), len(sampled), completion.finish_reason == "length", version)
+
+    def _saying(self, on_text: Callable[[str], None]) -> Callable[[Sequence[int]], None]:
+        """Takes the ids of a text as they come, and gives `on_text` what they add to it."""
+        stream, tokenizer = DecodeStream(skip_special_tokens=True), self.encoder.tokenizer.backend_tokenizer
+
+        def say(ids: Sequence[int]) -> None:
+            pieces = (stream.step(tokenizer, id_) for id_ in ids)
+            on_text("".join(piece for piece in pieces if piece))
+
+        return say
 
     @asynccontextmanager
     async def _sampling(self) -> AsyncIterator[None]:

@@ -10,8 +10,9 @@ import asyncio
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -20,11 +21,11 @@ from actors.card import JudgeCard
 from actors.config import LimitsConfig
 from actors.serving.app import build
 from actors.serving.engine import Completion
-from actors.serving.groups import Gathering, GroupSample, GroupsConfig, Placed
+from actors.serving.groups import Gathering, GroupsConfig
 from actors.serving.judging import Judging
 from actors.serving.metrics import Metrics
 from actors.serving.protection import ApiKeys
-from actors.serving.service import Service, serve_here
+from actors.serving.service import Groups, Service, serve_here
 from actors.tokens import PromptEncoder
 
 CHATML = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n{}"
@@ -56,15 +57,6 @@ class HigherIsBetter:
         return Completion(f"<type>Chat</type><rubric>x</rubric><eval>y</eval>{answer}", len(ids), 5, False, 7)
 
 
-class Joined:
-    """Where single samples meet, in this process."""
-
-    gathering: Gathering
-
-    async def join(self, sample: GroupSample) -> Placed:
-        return await self.gathering.join(sample)
-
-
 def sent(body: Any) -> dict[str, Any]:
     """How httpx sends a body: bytes as they are, anything else as JSON."""
     return (
@@ -88,10 +80,9 @@ class Endpoint:
             engine: Any = HigherIsBetter(self._encoder)
             metrics, limits = Metrics(), LimitsConfig()
             judging = Judging(engine, "higher", limits, metrics)
-            config, groups = GroupsConfig(window_s=0.05), Joined()
-            here = Service("higher", engine, judging, groups, config.most_pairs, limits, ApiKeys(), metrics)
-            groups.gathering = Gathering(config, here)
-            serve_here(here)
+            config, nowhere = GroupsConfig(window_s=0.05), cast(Groups, None)
+            alone = Service("higher", engine, judging, nowhere, config.most_pairs, limits, ApiKeys(), metrics)
+            serve_here(replace(alone, groups=Gathering(config, alone)))
             transport = httpx.ASGITransport(build())
             async with httpx.AsyncClient(transport=transport, base_url="http://gavel") as client:
                 answers = await asyncio.gather(*(client.post(path, **sent(body)) for path, body in posts))

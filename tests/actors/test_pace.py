@@ -32,6 +32,15 @@ def rounds(pace: Pace, clock: Clock, count: int, seconds: float, size: int = 4) 
             pace.begin()
 
 
+def busy(clock: Clock) -> Pace:
+    """The pace of four places, with four waiting for them, after ten rounds of a second each."""
+    pace = Pace(places=4)
+    for _ in range(8):
+        pace.begin()
+    rounds(pace, clock, 10, 1.0)
+    return pace
+
+
 def test_what_waits_is_as_long_as_it_takes_those_before_it(clock: Clock) -> None:
     pace = Pace(places=4)
     for _ in range(12):
@@ -61,20 +70,14 @@ def test_the_first_batch_does_not_frighten(clock: Clock) -> None:
 
 
 def test_a_new_pace_is_learnt(clock: Clock) -> None:
-    pace = Pace(places=4)
-    for _ in range(8):
-        pace.begin()
-    rounds(pace, clock, 10, 1.0)
+    pace = busy(clock)
     before = pace.wait_s
     rounds(pace, clock, 20, 3.0)
     assert pace.wait_s == pytest.approx(3 * before, rel=0.15)
 
 
 def test_time_without_a_queue_does_not_count(clock: Clock) -> None:
-    pace = Pace(places=4)
-    for _ in range(8):
-        pace.begin()
-    rounds(pace, clock, 10, 1.0)
+    pace = busy(clock)
     before = pace.wait_s
     for _ in range(8):
         pace.end()
