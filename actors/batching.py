@@ -58,12 +58,14 @@ def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
 class MicroBatch(ABC):
     """Examples ready for one forward pass, and their per-token values as matrices with a row for each example.
 
-    `inputs` are the model's arguments with the positions whose logits are wanted (`logits_to_keep`), `targets` the ids
-    that these logits predict. `mask` and every matrix are [examples, width], `advantages` is [examples, 1].
+    `inputs` are the model's arguments with the positions that are kept of what it computes (`logits_to_keep`),
+    `targets` the ids that follow them, and `wanted` which of those are completion tokens (None: all). `mask` and every
+    matrix are [examples, width], `advantages` is [examples, 1].
     """
 
     inputs: dict[str, torch.Tensor]
     targets: torch.Tensor
+    wanted: torch.Tensor | None = None
 
     def __init__(self, examples: Sequence[Example], starts: Sequence[int], width: int, device: torch.device):
         self._examples, self._starts, self._width, self._device = examples, starts, width, device
@@ -115,6 +117,7 @@ class Padded(MicroBatch):
         self.targets = tokens[:, first + 1 :]
         starts = [example.prompt_length - 1 - first for example in examples]
         super().__init__(examples, starts, longest - 1 - first, device)
+        self.wanted = self.mask.bool()
 
     @override
     def by_example(self, values: torch.Tensor) -> torch.Tensor:

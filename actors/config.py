@@ -102,7 +102,8 @@ class PolicyConfig(Settings):
 class ReferenceConfig(Settings):
     """The frozen model that the KL term is measured against."""
 
-    threads: PositiveInt = 2
+    replicas: PositiveInt = Field(1, description="copies of it; each scores groups of its own")
+    threads: PositiveInt = Field(2, description="torch threads of a copy on CPU")
     micro_batch_tokens: PositiveInt = 32768
 
 
@@ -120,6 +121,9 @@ class RolloutConfig(Settings):
     max_num_seqs: PositiveInt = 256
     kv_cache_gib: PositiveFloat = Field(1.0, description="memory for the KV cache of an engine on CPU")
     gpu_memory_utilization: float = Field(0.4, gt=0, le=1)
+    in_flight: Literal["keep", "abort"] = Field(
+        "keep", description="judgements in progress when new weights arrive: go on under them, or begin anew"
+    )
     timeout_s: PositiveFloat = Field(1800.0, description="longest that a batch of rollouts may take")
 
 
@@ -181,6 +185,34 @@ class LossConfig(Settings):
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     kl_unbiased: bool = Field(False, description="the estimator's value with the gradient of the KL itself")
     correction: CorrectionConfig | None = Field(None, description="importance correction; empty: none")
+
+
+class GrpoConfig(Settings):
+    """The GRPO loop. A group is one prompt (a pair in one order) with `rollout.samples` judgements.
+
+    Normalised by its deviation, a group in which every right judgement has the same reward has the same advantages
+    whatever that reward is: a reward for consistency, which is the same for all right judgements of an order, only
+    counts with `baseline` pair, or with `loss.advantage` mean.
+    """
+
+    groups: PositiveInt = Field(64, description="groups wanted for an optimizer batch")
+    minibatches: PositiveInt = Field(1, description="optimizer steps a batch")
+    refill_rounds: int = Field(1, ge=0, description="times that dropped zero-variance groups are sampled anew")
+    max_staleness: int = Field(
+        0, ge=0, description="how many versions older than the policy the weights may be that a batch begins with"
+    )
+    baseline: Literal["prompt", "pair"] = Field(
+        "prompt", description="whose rewards an advantage is measured against: one order's, or both orders' of a pair"
+    )
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    @model_validator(mode="after")
+    def _corrects_what_is_stale(self) -> GrpoConfig:
+        """Older weights are corrected for, unless `loss.correction` says otherwise, null included."""
+        if self.max_staleness and "correction" not in self.loss.model_fields_set:
+            self.loss = self.loss.model_copy(update={"correction": CorrectionConfig(mode="clip")})
+        return self
 
 
 class LimitsConfig(Settings):

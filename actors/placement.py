@@ -22,7 +22,7 @@ Bundle = dict[str, float]
 
 _SHARE = 0.4
 """Claim of a policy rank and of an engine on a shared bundle; the rest is for reference, verifier and encoder."""
-_SMALL_SHARE = 0.05
+_SMALL_SHARE = 0.02
 
 
 class PlacementError(ReadableError, RuntimeError):
@@ -51,7 +51,7 @@ def plan(
     groups = {"policy": [_bundle(gpu, 1, policy.threads)] * policy.ranks}
     groups |= {f"engine-{i}": [_engine_bundle(gpu, rollout)] for i in range(rollout.engines)}
     if reference:
-        groups["reference"] = [_bundle(gpu, 1, reference.threads)]
+        groups["reference"] = [_bundle(gpu, 1, reference.threads)] * reference.replicas
     return Request(groups | {"verifier": [{"CPU": 1}]})
 
 
@@ -115,14 +115,15 @@ class Placement:
         if self.config.device == "cpu":
             # On "auto", vLLM's worker processes of two engines would bind the same cores.
             environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(config.threads)}
-        return self._options(f"engine-{index}", index, _SHARE, environment)
+        options = self._options(f"engine-{index}", index, _SHARE, environment)
+        return options | {"max_concurrency": 4}  # new weights and the probe come while a batch is being sampled
 
-    def reference(self, threads: int) -> dict[str, Any]:
-        """Options of the ReferenceModel."""
-        return self._options("reference", 0, _SMALL_SHARE, {"OMP_NUM_THREADS": str(threads)})
+    def reference(self, index: int, threads: int) -> dict[str, Any]:
+        """Options of a ReferenceModel."""
+        return self._options("reference", index, _SMALL_SHARE, {"OMP_NUM_THREADS": str(threads)})
 
     def verifier(self) -> dict[str, Any]:
-        """Options of a Verifier, which never needs a GPU."""
+        """Options of a Verifier, or another small actor, which never needs a GPU."""
         return self._options("verifier", 0, _SMALL_SHARE, {"OMP_NUM_THREADS": "1"}, gpu=False)
 
     def _deepspeed(self) -> dict[str, str]:
@@ -131,9 +132,9 @@ class Placement:
     def _options(self, group: str, index: int, share: float, env: dict[str, str], gpu: bool = True) -> dict[str, Any]:
         shared = self.groups.get("colocated")
         placed = shared or self.groups[group]
-        bundle = index % placed.bundle_count if shared or group == "policy" else 0
+        bundle = index % placed.bundle_count
         kind = "GPU" if gpu and self.config.device == "gpu" else "CPU"
-        amount = share if shared else placed.bundle_specs[bundle][kind]
+        amount = share if shared or group == "verifier" else placed.bundle_specs[bundle][kind]
         options: dict[str, Any] = {"num_gpus": amount, "num_cpus": 0} if kind == "GPU" else {"num_cpus": amount}
         strategy = PlacementGroupSchedulingStrategy(placed, placement_group_bundle_index=bundle)
         environment = {"TOKENIZERS_PARALLELISM": "false", **env}

@@ -1,7 +1,6 @@
 """The trained model as the driver sees it: all ZeRO-3 ranks as one policy.
 
-The driver holds refs and lengths. It decides which rank trains on which sample, so that every rank runs the same
-number of micro-batches.
+The driver holds one ref a rank and step, behind which is what that rank trains on (`actors/shares.py`).
 """
 
 from __future__ import annotations
@@ -16,14 +15,13 @@ import numpy as np
 import ray
 
 from actors import checkpoint
-from actors.batching import micro_batches, packed_batches, split_over_ranks
 from actors.checkpoint import Checkpoint
 from actors.config import LossConfig, OptimizerConfig, PolicyConfig, WeightsConfig
 from actors.errors import PolicyError
-from actors.losses import Totals
 from actors.placement import Placement
-from actors.rank import Pick, Plan, PolicyRank
+from actors.rank import PolicyRank
 from actors.records import LogProbs
+from actors.shares import plans
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -72,89 +70,45 @@ class PolicyGroup:
         """Set up the weight transfer to every engine of the pool."""
         self._all("connect_engines", pool.engines, engine_ranks, config)
 
-    def sync(self, pool: RolloutPool, probe: Sequence[int], tolerance: float) -> float:
-        """Send the weights as the next version, then score a fixed text on both sides.
+    def sync(self, probe: Sequence[int], tolerance: float) -> float:
+        """Send the weights to the engines as the next version; both sides score a fixed text.
 
         Returns the largest difference of log-probabilities, in nats; raises PolicyError with both values where it
         is over `tolerance`.
         """
         self.version += 1
-        return self.send(pool, probe, tolerance)
+        return self.send(probe, tolerance)
 
-    def send(self, pool: RolloutPool, probe: Sequence[int], tolerance: float) -> float:
+    def send(self, probe: Sequence[int], tolerance: float) -> float:
         """As `sync`, but as the version that they are: to engines that are new while the policy is not."""
-        self._all("send_weights", self.version)
-        mine = self.score(probe)
-        worst = 0.0
-        for index, theirs in enumerate(pool.score(probe)):
-            difference = np.abs(mine - theirs)
-            at = int(difference.argmax())
-            if not difference[at] <= tolerance:
-                raise PolicyError(
-                    f"after the sync to version {self.version}, engine {index} disagrees with the trainer: token "
-                    f"{at + 1} of the probe has log-probability {mine[at]:.6f} in the trainer and {theirs[at]:.6f} in "
-                    f"the engine (weights.probe_tolerance={tolerance:g}). The engine samples from other weights."
-                )
-            worst = max(worst, float(difference[at]))
-        return worst
+        worst = self._all("send_weights", self.version, list(probe))[0]
+        if worst.difference > tolerance:
+            raise PolicyError(
+                f"after the sync to version {self.version}, engine {worst.engine} disagrees with the trainer: token "
+                f"{worst.token} of the probe has log-probability {worst.mine:.6f} in the trainer and "
+                f"{worst.theirs:.6f} in the engine (weights.probe_tolerance={tolerance:g}). The engine samples from "
+                "other weights."
+            )
+        return worst.difference
 
     def score(self, ids: Sequence[int]) -> LogProbs:
         """The trainer's log-probabilities of ids[1:], [length - 1]."""
         return self._all("score", list(ids))[0]
 
-    def update_sft(self, examples: ray.ObjectRef, lengths: Sequence[tuple[int, int]]) -> dict[str, float]:
+    def update_sft(self, examples: ray.ObjectRef, lengths: Sequence[tuple[int, int]]) -> dict[str, Any]:
         """One step on a list of Example behind a ref; `lengths` has (whole, completion) of each."""
-        plans = self._plans([(0, i) for i in range(len(lengths))], [0.0] * len(lengths), lengths)
-        refs = [rank.update_sft.remote(plan, examples) for rank, plan in zip(self.ranks, plans, strict=True)]
+        dealt = plans([(0, i) for i in range(len(lengths))], [0.0] * len(lengths), lengths, self.policy)
+        refs = [rank.update_sft.remote(plan, examples) for rank, plan in zip(self.ranks, dealt, strict=True)]
         return self._statistics(refs)
 
-    def update_grpo(
-        self,
-        groups: Sequence[ray.ObjectRef],
-        references: Sequence[ray.ObjectRef],
-        advantages: Sequence[Sequence[float]],
-        lengths: Sequence[Sequence[tuple[int, int]]],
-        minibatches: int,
-        loss: LossConfig,
-        temperature: float,
-    ) -> dict[str, float]:
-        """Train on groups behind refs, in `minibatches` optimizer steps.
-
-        `references` are refs of each group's reference log-probabilities, or empty. `advantages` and `lengths`
-        (whole, completion) have one entry a group and sample.
-        """
-        step_groups = [list(part) for part in np.array_split(np.arange(len(groups)), minibatches) if len(part)]
-        per_rank: list[list[Plan]] = [[] for _ in self.ranks]
-        for members in step_groups:
-            picks = [(int(g), s) for g in members for s in range(len(advantages[g]))]
-            flat = [advantages[g][s] for g, s in picks]
-            for mine, plan in zip(per_rank, self._plans(picks, flat, [lengths[g][s] for g, s in picks]), strict=True):
-                mine.append(plan)
-        refs = []
-        for rank, plans in zip(self.ranks, per_rank, strict=True):
-            needed = sorted({source for plan in plans for source, _ in plan.picks})
-            local = {source: index for index, source in enumerate(needed)}
-            plans = [Plan([(local[g], s) for g, s in p.picks], p.advantages, p.micro_batches, p.totals) for p in plans]
-            sources = [groups[g] for g in needed] + [references[g] for g in needed if references]
-            refs.append(rank.update_grpo.remote(plans, loss, temperature, len(needed), *sources))
-        return self._statistics(refs)
-
-    def _plans(
-        self, picks: Sequence[Pick], advantages: Sequence[float], lengths: Sequence[tuple[int, int]]
-    ) -> list[Plan]:
-        """Deal samples out to ranks by length; every rank gets the same number of micro-batches."""
-        totals = Totals(sum(completion for _, completion in lengths), len(picks), len(self.ranks))
-        shares = split_over_ranks([whole for whole, _ in lengths], len(self.ranks))
-        packing = self.policy.packing
-        group, budget = (packed_batches, packing) if packing else (micro_batches, self.policy.micro_batch_tokens)
-        cut = [group([lengths[i][0] for i in share], budget) for share in shares]
-        count = max(map(len, cut))
-        return [
-            Plan([picks[i] for i in share], [advantages[i] for i in share], mine + [[]] * (count - len(mine)), totals)
-            for share, mine in zip(shares, cut, strict=True)
+    def update_grpo(self, shares: Sequence[ray.ObjectRef], loss: LossConfig, temperature: float) -> dict[str, Any]:
+        """Train every rank on its Share, behind one ref each; means over tokens and steps, and when ranks worked."""
+        refs = [
+            rank.update_grpo.remote(share, loss, temperature) for rank, share in zip(self.ranks, shares, strict=True)
         ]
+        return self._statistics(refs)
 
-    def _statistics(self, refs: list[ray.ObjectRef]) -> dict[str, float]:
+    def _statistics(self, refs: list[ray.ObjectRef]) -> dict[str, Any]:
         first, *rest = ray.get(refs, timeout=self.policy.timeout_s)
         for other in rest:
             first.add(other)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -17,28 +18,17 @@ from actors import checkpoint
 from actors.batching import MicroBatch, Packed, Padded
 from actors.config import LossConfig, OptimizerConfig, PolicyConfig, WeightsConfig
 from actors.errors import PolicyError
-from actors.losses import LossTerms, Totals, completion_log_probs, grpo_loss, sft_loss
+from actors.losses import LossTerms, Totals, grpo_loss, sft_loss
 from actors.models import model_folder, tensor_files
-from actors.records import Example, LogProbs, RolloutGroup
+from actors.records import Example, Interval, LogProbs, RolloutGroup
+from actors.scoring import Scorer
+from actors.shares import Plan, Share
 
 if TYPE_CHECKING:
     import torch
     from ray.actor import ActorHandle
 
 _TOKENIZER_FILES = ("*token*.json", "tokenizer.model", "vocab.*", "merges.txt", "chat_template.*")
-
-Pick = tuple[int, int]
-"""(index of a source, index of the sample in it)"""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One rank's share of one optimizer step: its samples, cut into micro-batches; an empty one keeps ranks in step."""
-
-    picks: list[Pick]
-    advantages: list[float]
-    micro_batches: list[list[int]]
-    totals: Totals
 
 
 @dataclass
@@ -56,15 +46,17 @@ class Statistics:
     grad_norm: float = 0.0
     lr: float = 0.0
     steps: int = 0
+    work: list[Interval] = field(default_factory=list)
 
     def add(self, other: Statistics) -> None:
         """Add another rank's sums; what all ranks share (steps, norm, lr) stays."""
         for name in ("tokens", "loss", "clipped", "corrected", "kl", "entropy", "mismatch"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.mismatch_max = max(self.mismatch_max, other.mismatch_max)
+        self.work += other.work
 
-    def means(self) -> dict[str, float]:
-        """Per-token means; loss and gradient norm are means over optimizer steps."""
+    def means(self) -> dict[str, Any]:
+        """Per-token means; loss and gradient norm are means over optimizer steps; `work` is when the ranks worked."""
         tokens, steps = max(self.tokens, 1.0), max(self.steps, 1)
         return {
             "loss": self.loss / steps,
@@ -77,7 +69,26 @@ class Statistics:
             "grad_norm": self.grad_norm / steps,
             "lr": self.lr,
             "trained_tokens": self.tokens,
+            "work": self.work,
         }
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Where trainer and engine differ most in log-probabilities of a fixed text, in nats; `token` counts from 0."""
+
+    difference: float = 0.0
+    engine: int = 0
+    token: int = 0
+    mine: float = 0.0
+    theirs: float = 0.0
+
+    @classmethod
+    def between(cls, mine: LogProbs, theirs: LogProbs, engine: int) -> Disagreement:
+        """The token with the largest difference; one that is no number counts as infinite."""
+        difference = np.nan_to_num(np.abs(mine - theirs), nan=np.inf)
+        at = int(difference.argmax())
+        return cls(float(difference[at]), engine, at + 1, float(mine[at]), float(theirs[at]))
 
 
 def zero3_config(policy: PolicyConfig, optimizer: OptimizerConfig, device: str) -> dict[str, Any]:
@@ -146,6 +157,7 @@ class _PolicyRank:
         if self._policy.gradient_checkpointing:
             module.gradient_checkpointing_enable()
         self._adapted = lora.add_adapters(module, self._policy.lora, model) if self._policy.lora else None
+        self._score = Scorer(module)
         adamw = torch.optim.AdamW(
             [parameter for parameter in module.parameters() if parameter.requires_grad],
             lr=optimizer.lr,
@@ -193,11 +205,22 @@ class _PolicyRank:
         source = weights.Zero3Source(self._parameters, config.bucket_mib * 2**20)
         self._sender = weights.trainer(config, self._rank, len(engines) * engine_ranks, self._client, source)
 
-    def send_weights(self, version: int) -> None:
-        """Make the current parameters version `version` on every engine."""
+    def send_weights(self, version: int, probe: Sequence[int]) -> Disagreement:
+        """Make the current parameters `version` on every engine; returns where rank 0 and an engine disagree most.
+
+        The trainer scores the probe while the engines load.
+        """
         self._client.version = version
         self._settle()
         self._sender.send_weights()
+        asked = self._client.probe(probe) if self._rank == 0 else []
+        mine = self.score(probe)
+        theirs = ray.get(asked, timeout=self._policy.timeout_s)
+        return max(
+            (Disagreement.between(mine, scored, engine) for engine, scored in enumerate(theirs)),
+            key=lambda found: found.difference,
+            default=Disagreement(),
+        )
 
     def _settle(self) -> None:
         """Take back what DeepSpeed gathered ahead: after a forward that no backward follows it is still on its way.
@@ -223,21 +246,17 @@ class _PolicyRank:
 
         return self._step(plan, examples, 1.0, loss)
 
-    def update_grpo(
-        self,
-        plans: Sequence[Plan],
-        config: LossConfig,
-        temperature: float,
-        groups: int,
-        *sources: RolloutGroup | list[LogProbs],
-    ) -> Statistics:
-        """One optimizer step a plan. `sources` are the groups and, where KL is on, each one's reference log-probs.
+    def update_grpo(self, share: Share, config: LossConfig, temperature: float) -> Statistics:
+        """One optimizer step for each of the share's plans.
 
-        With one plan the policy that sampled is the policy that is updated, so its own log-probabilities of the
-        first pass are the old ones; with several they are computed for all before the first step.
+        With one plan the policy's own log-probabilities of the first pass are the old ones; with several they are
+        computed for all before the first step. So the ratio is to the policy as this update found it; what is between
+        that one and the policy that sampled is for importance correction.
         """
-        sampled = cast(Sequence[RolloutGroup], sources[:groups])
-        references = cast(Sequence[list[LogProbs] | None], sources[groups:] or [None] * groups)
+        begun = time.time()
+        plans = share.plans
+        sampled: list[RolloutGroup] = ray.get(share.groups)
+        references: list[list[LogProbs] | None] = ray.get(share.references) or [None] * len(sampled)
         batches = [
             [
                 _example(sampled[source], sample, references[source], advantage)
@@ -266,6 +285,7 @@ class _PolicyRank:
             step = self._step(plan, examples, temperature, loss)
             total.add(step)
             total.steps, total.lr, total.grad_norm = number + 1, step.lr, total.grad_norm + step.grad_norm
+        total.work.append((begun, time.time()))
         return total
 
     def _log_probs(self, plan: Plan, examples: list[Example], temperature: float) -> list[LogProbs]:
@@ -325,9 +345,7 @@ class _PolicyRank:
 
     def _forward(self, batch: MicroBatch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities and entropies of the completions, [examples, width] each."""
-        logits = self._engine(**batch.inputs, use_cache=False).logits
-        log_probs, entropy = completion_log_probs(logits, batch.targets, temperature)
-        return batch.by_example(log_probs), batch.by_example(entropy)
+        return self._score(self._engine, batch, temperature)
 
     def save(self, folder: Path, tokenizer_from: str | Path) -> None:
         """Write the model in Hugging Face format with its tokenizer; the folder appears when it is complete.

@@ -6,7 +6,7 @@ A token is carried from the engine that sampled it to the gradient without being
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from evals.verdicts import Order
 
 Ids = npt.NDArray[np.int32]
 LogProbs = npt.NDArray[np.float32]
+
+Interval = tuple[float, float]
+"""When an actor began and ended a piece of work, in seconds since the epoch by its own node's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,34 +36,38 @@ class Rollout:
 
     `ids` are the sampled tokens with the end-of-sequence token where there is one, [length]; `log_probs` the
     engine's log-probabilities of them at the sampling temperature, [length], in nats. `truncated` is true where
-    the length limit ended it.
+    the length limit ended it. `versions` are the weight versions that the tokens were sampled under, [length]: all
+    the same, unless new weights arrived in between.
     """
 
     ids: Ids
     log_probs: LogProbs
     truncated: bool
+    versions: Ids
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutGroup:
-    """The n judgements of one prompt, all sampled under weight version `version`.
+    """The n judgements of one prompt; `version` is the weight version that the last of them ended under.
 
-    `index` is the prompt's place in its batch.
+    `index` is the prompt's place in its batch, `work` when its engine began the batch and when it ended the group.
     """
 
     index: int
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
     version: int
+    work: Interval = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class GroupScore:
-    """What the driver learns of a group: scalars only. The lists have an entry for each of the n judgements.
+    """What is known of a group without its tokens: scalars only. The lists have an entry for each of the n judgements.
 
     `index` is the prompt's place in the batch; `parts` has each reward's parts by name, without their weights; `right`,
     `none` and `first` say whether the verdict was gold, was
-    missing, and named the candidate that was shown first; `lengths` are in tokens.
+    missing, and named the candidate that was shown first; `lengths` are in tokens. `versions` counts tokens by the
+    weight version that they were sampled under; `work` is the group's.
     """
 
     index: int
@@ -72,6 +79,8 @@ class GroupScore:
     lengths: list[int]
     truncated: list[bool]
     prompt_length: int
+    versions: Mapping[int, int] = field(default_factory=dict)
+    work: Interval = (0.0, 0.0)
 
 
 def zero_variance(scores: Sequence[GroupScore]) -> bool:
@@ -98,3 +107,14 @@ class Example:
     def completion_length(self) -> int:
         """Number of tokens that the loss is on."""
         return len(self.ids) - self.prompt_length
+
+
+def merged(work: Sequence[Interval]) -> list[Interval]:
+    """The times at which anything was being done: intervals that overlap become one."""
+    found: list[Interval] = []
+    for begin, end in sorted(work):
+        if found and begin <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((begin, end))
+    return found

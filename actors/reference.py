@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import ray
 
 from actors.batching import Padded, micro_batches
 from actors.config import ReferenceConfig
-from actors.losses import completion_log_probs
 from actors.models import model_folder
-from actors.records import Example, LogProbs, RolloutGroup
+from actors.records import Example, Interval, LogProbs, RolloutGroup
+from actors.scoring import Scorer
 
 
 class _ReferenceModel:
@@ -27,15 +29,17 @@ class _ReferenceModel:
             model_folder(model), dtype=getattr(torch, dtype), attn_implementation="sdpa"
         )
         self._model.to(self._device).eval()
+        self._score = Scorer(self._model)
 
-    def log_probs(self, temperature: float, *groups: RolloutGroup) -> list[list[LogProbs]] | list[LogProbs]:
+    def log_probs(self, temperature: float, *groups: RolloutGroup) -> list[list[LogProbs] | Interval]:
         """Log-probabilities of every group's sampled tokens at `temperature`: for each group n arrays of [length].
 
-        Call it with `num_returns=len(groups)`: each group's list becomes an object of its own (a single group's
-        list is returned as it is).
+        Behind them comes when this worked. Call it with `num_returns=len(groups) + 1`: each group's list becomes an
+        object of its own.
         """
         import torch
 
+        begun = time.time()
         examples = [
             Example(np.concatenate([group.prompt.ids, rollout.ids]), len(group.prompt.ids))
             for group in groups
@@ -45,13 +49,10 @@ class _ReferenceModel:
         with torch.inference_mode():
             for rows in micro_batches([len(example.ids) for example in examples], self._budget):
                 batch = Padded([examples[row] for row in rows], 0, self._device)
-                logits = self._model(**batch.inputs, use_cache=False).logits
-                scored |= zip(
-                    rows, batch.rows(completion_log_probs(logits, batch.targets, temperature)[0]), strict=True
-                )
+                log_probs, _ = self._score(self._model, batch, temperature)
+                scored |= zip(rows, batch.rows(log_probs), strict=True)
         in_order = iter(range(len(examples)))
-        found = [[scored[next(in_order)] for _ in group.rollouts] for group in groups]
-        return found if len(found) > 1 else found[0]
+        return [*([scored[next(in_order)] for _ in group.rollouts] for group in groups), (begun, time.time())]
 
 
 ReferenceModel = ray.remote(_ReferenceModel)

@@ -9,10 +9,13 @@ tokens on every repeat and on every engine.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -22,10 +25,13 @@ from actors.config import PolicyConfig, RolloutConfig, WeightsConfig
 from actors.encoding import Prompting, prompting
 from actors.models import model_folder
 from actors.placement import Placement
-from actors.records import LogProbs, Prompt, Rollout, RolloutGroup
+from actors.records import Ids, LogProbs, Prompt, Rollout, RolloutGroup
 from actors.tokens import PromptEncoder
 from evals.pairs import Pair
 from evals.verdicts import Order
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,11 @@ def engine_arguments(model: str, dtype: str, rollout: RolloutConfig, device: str
 
 
 class _RolloutEngine:
-    """One vLLM engine. Calls run one after the other, so nothing is sampled while weights are loaded."""
+    """One vLLM engine. Calls may come at the same time: batches are sampled one after the other, weights in between.
+
+    New weights wait for a decoding step to end, and the next one has them. What is being sampled then goes on under
+    the new weights, its keys and values computed anew ("keep"), or begins anew ("abort"). Every token has its version.
+    """
 
     def __init__(
         self, model: str, asked: str | Prompting, dtype: str, rollout: RolloutConfig, transfer: str, device: str
@@ -95,12 +105,19 @@ class _RolloutEngine:
         self._prompting = prompting(asked)
         self._encoder = PromptEncoder(model)
         self._max_model_len = rollout.max_model_len
+        self._abort = rollout.in_flight == "abort"
         self._llm = LLM(
             **engine_arguments(str(model_folder(model)), dtype, rollout, device),
             worker_extension_cls=weights.WORKER_EXTENSION,
             weight_transfer_config=WeightTransferConfig(backend=transfer),
         )
         self._version = 0
+        self._numbers = itertools.count()
+        self._turn, self._engine_lock = threading.Lock(), threading.Lock()
+        self._open = threading.Event()  # not set: whoever decodes makes way for new weights
+        self._open.set()
+        self._sampling: dict[str, _InFlight] = {}
+        self._finished: dict[str, Any] = {}
 
     def ready(self) -> int:
         """Returns the engine's process id once the model is loaded."""
@@ -126,17 +143,16 @@ class _RolloutEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         prompts = [self._prompt(task, sampling.max_new_tokens) for task in tasks]
-        torch.manual_seed(seed)
-        engine = self._llm.llm_engine
-        for place, prompt in enumerate(prompts):
-            engine.add_request(str(place), {"prompt_token_ids": prompt.ids.tolist()}, params)
-        while engine.has_unfinished_requests():
-            for output in engine.step():
-                if output.finished:
-                    rollouts = tuple(_rollout(completion) for completion in output.outputs)
-                    place = int(output.request_id)
-                    yield place
-                    yield RolloutGroup(tasks[place].index, prompts[place], rollouts, self._version)
+        with self._turn:
+            begun = time.time()
+            torch.manual_seed(seed)
+            places = {self._add(prompt.ids.tolist(), params): place for place, prompt in enumerate(prompts)}
+            for id_, output, versions in self._run(places):
+                place, group = places[id_], [_rollout(completion, versions) for completion in output.outputs]
+                yield place
+                yield RolloutGroup(
+                    tasks[place].index, prompts[place], tuple(group), versions.last, (begun, time.time())
+                )
 
     def _prompt(self, task: Task, max_new_tokens: int) -> Prompt:
         ids = self._encoder.encode_prompt(self._prompting.render(task.pair, task.order))
@@ -152,45 +168,124 @@ class _RolloutEngine:
         from vllm import SamplingParams
 
         params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
-        output = self._llm.generate({"prompt_token_ids": list(ids)}, params, use_tqdm=False)[0]
+        ((_, output, _),) = self._run([self._add(ids, params)])
         return np.array([next(iter(at.values())).logprob for at in output.prompt_logprobs[1:]], np.float32)
+
+    def _add(self, ids: Sequence[int], params: SamplingParams) -> str:
+        """Hand a prompt to vLLM; returns the name of the request."""
+        id_ = str(next(self._numbers))
+        with self._engine_lock:
+            self._begin(id_, ids, params)
+        return id_
+
+    def _begin(self, id_: str, ids: Sequence[int], params: SamplingParams) -> None:
+        from vllm.inputs import tokens_input
+
+        self._llm.llm_engine.add_request(id_, tokens_input(list(ids)), params)
+        self._sampling[id_] = _InFlight(ids, params, self._version)
+
+    def _run(self, requests: Iterable[str]) -> Iterator[tuple[str, Any, _InFlight]]:
+        """Step the engine until the requests are finished; yields each with its versions as it finishes.
+
+        Somebody else's requests run along; what finishes of them waits for whoever asked.
+        """
+        open_ = set(requests)
+        while open_:
+            if not (done := [id_ for id_ in self._finished if id_ in open_]):
+                self._open.wait()
+                with self._engine_lock:
+                    for output in self._llm.llm_engine.step():
+                        if output.finished:
+                            self._finished[output.request_id] = output
+                continue
+            for id_ in done:
+                open_.remove(id_)
+                yield id_, self._finished.pop(id_), self._sampling.pop(id_)
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """vLLM's transfer interface, first phase: set up the transport."""
         self._llm.init_weight_transfer_engine({"init_info": init_info})
 
     def start_weight_update(self) -> None:
-        """Second phase: make the model loadable."""
+        """Second phase: stop decoding, make the model loadable."""
+        self._open.clear()
+        self._engine_lock.acquire()
         self._llm.start_weight_update()
 
-    def update_weights(self, update_info: dict[str, Any], buffer: np.ndarray | None) -> None:
-        """Third phase: load the tensors. `buffer` holds them where the transport is "shm"."""
-        from actors import weights
-
-        if buffer is None:
-            self._llm.update_weights({"update_info": update_info})
-            return
-        path = weights.map_to_shared_memory(buffer)
-        try:
-            self._llm.update_weights({"update_info": update_info | {"path": path}})
-        finally:
-            os.unlink(path)
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Third phase: load the tensors."""
+        self._llm.update_weights({"update_info": update_info})
 
     def finish_weight_update(self, version: int) -> None:
-        """Last phase: from here on, everything is sampled with `version`, and no cached prefix is older."""
+        """Last phase: from here on, everything is sampled with `version`, and no cached key or value is older."""
         self._llm.finish_weight_update(str(version))
-        if not self._llm.reset_prefix_cache():
-            raise RuntimeError("vLLM did not reset its prefix cache; tokens of two weight versions would mix")
+        self._switch(version)
+        self._engine_lock.release()
+        self._open.set()
+
+    def load_weights(self, update_info: dict[str, Any], buffer: np.ndarray, version: int) -> None:
+        """The last three phases at once, from a buffer in node-shared memory: one decoding step waits, or none."""
+        self.start_weight_update()
+        self.update_weights(update_info | {"buffer": buffer})
+        self.finish_weight_update(version)
+
+    def _switch(self, version: int) -> None:
+        """Nothing that was computed under older weights is used from here on but the tokens that were sampled."""
+        engine = self._llm.llm_engine
         self._version = version
+        if not engine.has_unfinished_requests():
+            if not self._llm.reset_prefix_cache():
+                raise RuntimeError("vLLM did not reset its prefix cache; tokens of two weight versions would mix")
+            return
+        running = [id_ for id_ in self._sampling if id_ not in self._finished]
+        if self._abort:
+            engine.abort_request(running)
+            self._llm.reset_prefix_cache(reset_running_requests=True)
+            for id_ in running:
+                self._begin(id_, self._sampling[id_].ids, self._sampling[id_].params)
+            return
+        for state in engine.output_processor.request_states.values():
+            sampled = state.detokenizer.num_output_tokens()
+            self._sampling[state.external_req_id].switched(state.request_index, sampled, version)
+        self._llm.reset_prefix_cache(reset_running_requests=True)
 
 
 RolloutEngine = ray.remote(_RolloutEngine)
 
 
-def _rollout(completion: Any) -> Rollout:
+@dataclass
+class _InFlight:
+    """A request that is being sampled, and the weight versions it has seen."""
+
+    ids: Sequence[int]
+    params: SamplingParams
+    first: int
+    switches: list[tuple[int, int, int]] = field(default_factory=list)
+    """(sample, tokens that it had, version from there on)"""
+
+    @property
+    def last(self) -> int:
+        """The version that the last sample ended under."""
+        return max((version for _, _, version in self.switches), default=self.first)
+
+    def switched(self, sample: int, tokens: int, version: int) -> None:
+        """From here on the sample goes on under `version`."""
+        self.switches.append((sample, tokens, version))
+
+    def of(self, sample: int, length: int) -> Ids:
+        """The version of each of a sample's tokens, [length]."""
+        versions = np.full(length, self.first, np.int32)
+        for mine, tokens, version in self.switches:
+            if mine == sample:
+                versions[tokens:] = version
+        return versions
+
+
+def _rollout(completion: Any, versions: _InFlight) -> Rollout:
     ids = np.array(completion.token_ids, np.int32)
     log_probs = np.array([at[id_].logprob for at, id_ in zip(completion.logprobs, ids.tolist(), strict=True)])
-    return Rollout(ids, log_probs.astype(np.float32), completion.finish_reason == "length")
+    truncated = completion.finish_reason == "length"
+    return Rollout(ids, log_probs.astype(np.float32), truncated, versions.of(completion.index, len(ids)))
 
 
 class RolloutPool:

@@ -2,14 +2,14 @@
 
 The timeline of one sync, after the optimizer step of version v:
 
-    every rank     gathers the parameters, bucket by bucket
-    rank 0         start_weight_update on every engine
-                   the tensors travel: as one buffer in the object store ("shm"), over NCCL ("nccl"), or as
-                   CUDA handles where trainer and engine share a GPU ("ipc")
-                   finish_weight_update(v): prefix cache reset, then version = v
+    every rank     gathers the parameters, bucket by bucket; engines go on sampling
+    rank 0         the tensors travel: as one buffer in the object store, once a node ("shm"), over NCCL ("nccl"), or
+                   as CUDA handles where trainer and engine share a GPU ("ipc")
+    every engine   between two decoding steps: load, prefix cache reset, version = v
     trainer, engines   score the same probe text; a difference over the tolerance stops the run
 
-Nothing is sampled between start and finish: an engine is an actor, and these are calls to it.
+Nothing is sampled while an engine loads. With "shm" that is all it waits for; the other transfers stop it before the
+first tensor travels.
 
 vLLM has no transfer that runs on a CPU, so "shm" is registered here, on both sides of the interface. Importing
 this module in a process registers it there; engines do so because `WORKER_EXTENSION` names a class in it.
@@ -17,7 +17,8 @@ this module in a process registers it there; engines do so because `WORKER_EXTEN
 
 from __future__ import annotations
 
-import os
+import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -48,10 +49,10 @@ WORKER_EXTENSION = "actors.weights.WorkerExtension"
 class Zero3Source(WeightSource):
     """The full parameters of a ZeRO-3 module, gathered bucket by bucket. Iterating is a collective of all ranks.
 
-    Adapters are merged on the way, so that an engine knows nothing of them. Under ZeRO-3 a parameter's own shape is
-    (0,); the real one is `ds_shape`. On CPU a yielded tensor is valid until the next one is asked for; on GPU it is a
-    copy, as a transfer may still read it when its bucket is freed. A tied lm_head is not among the parameters and so
-    travels with the embedding.
+    A bucket is one collective, however many parameters it has. Adapters are merged on the way, so that an engine knows
+    nothing of them. Under ZeRO-3 a parameter's own shape is (0,); the real one is `ds_shape`. On CPU a tensor with an
+    adapter is valid until the next one is asked for. A tied lm_head is not among the parameters and so travels with
+    the embedding.
     """
 
     def __init__(self, parameters: Sequence[PlainParameter], bucket_bytes: int):
@@ -64,10 +65,7 @@ class Zero3Source(WeightSource):
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         for bucket in self._buckets():
-            with deepspeed.zero.GatheredParameters([part for plain in bucket for part in plain.parts]):
-                for plain in bucket:
-                    full = plain.merged()
-                    yield plain.name, full.clone() if full.is_cuda and not plain.adapter else full
+            yield from _adapted(bucket) if any(plain.adapter for plain in bucket) else _gathered(bucket)
 
     def _buckets(self) -> Iterator[list[PlainParameter]]:
         bucket: list[PlainParameter] = []
@@ -82,6 +80,30 @@ class Zero3Source(WeightSource):
             yield bucket
 
 
+def _gathered(bucket: Sequence[PlainParameter]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every rank's parts of all parameters in one collective; a parameter is its parts, one rank's behind the other."""
+    shards = [plain.parameter.ds_tensor for plain in bucket]
+    ranks = torch.distributed.get_world_size()
+    if ranks == 1:
+        whole = [shard.detach()[None] for shard in shards]
+    else:
+        mine = torch.cat([shard.detach().flatten() for shard in shards])
+        everyones = mine.new_empty(ranks * len(mine))
+        torch.distributed.all_gather_into_tensor(everyones, mine)
+        whole = list(everyones.view(ranks, -1).split([shard.numel() for shard in shards], dim=1))
+    for plain, parts in zip(bucket, whole, strict=True):
+        parameter = plain.parameter
+        yield plain.name, parts.flatten()[: parameter.ds_numel].view(parameter.ds_shape)
+
+
+def _adapted(bucket: Sequence[PlainParameter]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters that adapters are merged into, whole from DeepSpeed."""
+    with deepspeed.zero.GatheredParameters([part for plain in bucket for part in plain.parts]):
+        for plain in bucket:
+            full = plain.merged()
+            yield plain.name, full.clone() if full.is_cuda and not plain.adapter else full
+
+
 class EngineClient:
     """vLLM's weight-sync client over our RolloutEngine actors: every call goes to all engines and waits for all."""
 
@@ -90,6 +112,7 @@ class EngineClient:
         self.timeout_s = timeout_s
         self.engine_ranks = engine_ranks
         self.version = 0
+        self._loading: list[ray.ObjectRef] = []
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Each engine's workers stand behind those of the engines before it in the NCCL group."""
@@ -106,9 +129,18 @@ class EngineClient:
         self._wait([engine.start_weight_update.remote() for engine in self.engines])
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Hand every engine the update; `buffer`, an object ref, is resolved by Ray on the engine's node."""
-        buffer = update_info.pop("buffer", None)
-        self._wait([engine.update_weights.remote(update_info, buffer) for engine in self.engines])
+        """Hand every engine the update."""
+        self._wait([engine.update_weights.remote(update_info) for engine in self.engines])
+
+    def load(self, update_info: dict[str, Any], buffer: ray.ObjectRef) -> None:
+        """Let every engine load a whole model, which Ray brings to its node; `probe` waits for it."""
+        self._loading = [engine.load_weights.remote(update_info, buffer, self.version) for engine in self.engines]
+
+    def probe(self, ids: Sequence[int]) -> list[ray.ObjectRef]:
+        """Refs of every engine's log-probabilities of a text, under the weights that it was sent last."""
+        self._wait(self._loading)
+        self._loading = []
+        return [engine.score.remote(ids) for engine in self.engines]
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Make the new weights and `version` those that every engine samples with."""
@@ -161,28 +193,24 @@ class ShmTrainer(TrainerWeightTransferEngine[ShmTrainerInitInfo]):
         return trainer
 
     def send_weights(self) -> None:
-        """One full round: gather, publish, load, switch version. A collective: call it on every rank."""
+        """Gather and publish; engines load while this returns. A collective: call it on every rank."""
         if not self.is_sender:
             for _ in self.source:
                 pass
             return
         metadata = self.source.metadata()
-        sizes = [m.dtype.itemsize * int(np.prod(m.shape)) for m in metadata]
-        flat = np.empty(sum(sizes), np.uint8)
+        sizes = [m.dtype.itemsize * math.prod(m.shape) for m in metadata]
+        flat = torch.empty(sum(sizes), dtype=torch.uint8)
         at = 0
         for (_, tensor), size in zip(self.source, sizes, strict=True):
-            flat[at : at + size] = tensor.contiguous().cpu().flatten().view(torch.uint8).numpy()
+            flat[at : at + size] = tensor.contiguous().flatten().view(torch.uint8)
             at += size
-        self.client.start_weight_update()
-        self.client.update_weights(
-            {
-                "names": [m.name for m in metadata],
-                "shapes": [list(m.shape) for m in metadata],
-                "dtypes": [str(m.dtype).removeprefix("torch.") for m in metadata],
-                "buffer": ray.put(flat),
-            }
-        )
-        self.client.finish_weight_update()
+        info = {
+            "names": [m.name for m in metadata],
+            "shapes": [list(m.shape) for m in metadata],
+            "dtypes": [str(m.dtype).removeprefix("torch.") for m in metadata],
+        }
+        self.client.load(info, ray.put(flat.numpy()))
 
 
 @dataclass
@@ -192,9 +220,9 @@ class ShmInitInfo(WeightTransferInitInfo):
 
 @dataclass
 class ShmUpdateInfo(WeightTransferUpdateInfo):
-    """Where the tensors lie one behind the other: a file in node-shared memory that every worker process maps."""
+    """The tensors one behind the other, as bytes, and what they are."""
 
-    path: str
+    buffer: np.ndarray
     names: list[str]
     shapes: list[list[int]]
     dtypes: list[str]
@@ -216,12 +244,14 @@ class ShmEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: ShmUpdateInfo) -> None:
-        """Load every tensor from the mapped file."""
-        flat = torch.from_numpy(np.memmap(update_info.path, dtype=np.uint8, mode="c"))
+        """Load every tensor from the buffer, which is read where it lies."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the object store's memory is read-only, and nothing here writes to it
+            flat = torch.from_numpy(update_info.buffer)
         tensors, at = [], 0
         for name, shape, dtype_name in zip(update_info.names, update_info.shapes, update_info.dtypes, strict=True):
             dtype = getattr(torch, dtype_name)
-            size = dtype.itemsize * int(np.prod(shape))
+            size = dtype.itemsize * math.prod(shape)
             tensors.append((name, flat[at : at + size].view(dtype).view(shape)))
             at += size
         self.model.load_weights(tensors)
@@ -239,13 +269,6 @@ class ShmEngine(WeightTransferEngine[ShmInitInfo, ShmUpdateInfo]):
 
 class WorkerExtension:
     """Named in vLLM's `worker_extension_cls`: importing this module is what registers "shm" in the worker."""
-
-
-def map_to_shared_memory(flat: np.ndarray) -> str:
-    """Write a buffer to a file in node-shared memory and return its path; the caller removes it after the update."""
-    path = f"/dev/shm/gavel-weights-{os.getpid()}"
-    flat.tofile(path)
-    return path
 
 
 if "shm" not in WeightTransferEngineFactory._registry:

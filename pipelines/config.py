@@ -25,7 +25,7 @@ from pydantic_settings import (
 from actors.config import (
     EmbeddedModelConfig,
     FormatName,
-    LossConfig,
+    GrpoConfig,
     OptimizerConfig,
     PlacementConfig,
     PolicyConfig,
@@ -76,24 +76,6 @@ class DistillConfig(Settings):
         0.25, ge=0, le=1, description="how often a trace's reasoning takes a wrong step; more often in the blind spot"
     )
     optimizer: DistillOptimizerConfig = DistillOptimizerConfig()
-
-
-class GrpoConfig(Settings):
-    """The GRPO loop. A group is one prompt (a pair in one order) with `rollout.samples` judgements.
-
-    Normalised by its deviation, a group in which every right judgement has the same reward has the same advantages
-    whatever that reward is: a reward for consistency, which is the same for all right judgements of an order, only
-    counts with `baseline` pair, or with `loss.advantage` mean.
-    """
-
-    groups: PositiveInt = Field(64, description="groups wanted for an optimizer batch")
-    minibatches: PositiveInt = Field(1, description="optimizer steps a batch")
-    refill_rounds: int = Field(1, ge=0, description="times that dropped zero-variance groups are sampled anew")
-    baseline: Literal["prompt", "pair"] = Field(
-        "prompt", description="whose rewards an advantage is measured against: one order's, or both orders' of a pair"
-    )
-    loss: LossConfig = LossConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
 
 
 class EvaluationConfig(Settings):
@@ -158,6 +140,10 @@ class RunConfig(BaseSettings):
             )
         if self.grpo.baseline == "pair" and not self.data.both_orders:
             raise ValueError("grpo.baseline=pair needs data.both_orders: there is one order of each pair")
+        if self.grpo.max_staleness and self.placement.device == "gpu" and self.placement.colocate:
+            raise ValueError(
+                "grpo.max_staleness needs placement.colocate=false: on shared GPUs rollouts and training take turns"
+            )
         if self.rollout.samples < (1 if self.grpo.baseline == "pair" else 2):
             raise ValueError("rollout.samples must be at least 2: a group of one has no advantage")
         if self.rollout.max_new_tokens >= self.rollout.max_model_len:

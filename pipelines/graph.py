@@ -11,11 +11,12 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
+from actors.collector import Asked, Collector
 from actors.encoding import Encoder, Prompting
 from actors.placement import Placement, plan
 from actors.policy import PolicyGroup
 from actors.reference import ReferenceModel
-from actors.rollout import RolloutPool
+from actors.rollout import RolloutPool, Task
 from actors.verifier import Verifier
 from evals.benchmarks import PAIRS
 from pipelines.config import RunConfig
@@ -27,14 +28,22 @@ StartVerifier = Callable[[dict[str, Any]], ActorHandle]
 
 @dataclass(frozen=True)
 class Graph:
-    """Handles of the actors of one GRPO run. `reference` is None where the KL coefficient is 0."""
+    """Handles of the actors of one GRPO run. There are no `references` where the KL coefficient is 0."""
 
     encoder: ActorHandle
     pool: RolloutPool
     policy: PolicyGroup
     verifier: ActorHandle
-    reference: ActorHandle | None
+    references: list[ActorHandle]
     probe: list[int]
+    small: dict[str, Any]
+    """Ray options of an actor that computes little."""
+
+    def collector(self, asked: Asked, tasks: Callable[[], Iterator[Task]]) -> ActorHandle:
+        """Start the actor that makes batches; it begins with the first one at once."""
+        return Collector.options(**self.small, max_concurrency=4).remote(
+            asked, tasks, self.pool, self.verifier, self.references
+        )
 
 
 @contextmanager
@@ -59,18 +68,19 @@ def service_graph(
             pool = RolloutPool.start(placement, model, asked, config.policy, config.rollout, config.weights)
             encoder = Encoder.options(**placement.verifier()).remote(model, asked)
             verifier = start_verifier(placement.verifier())
-            reference = None
-            if needs_reference:
-                reference = ReferenceModel.options(**placement.reference(config.reference.threads)).remote(
+            references = [
+                ReferenceModel.options(**placement.reference(index, config.reference.threads)).remote(
                     model, config.policy.dtype, config.reference, config.placement.device
                 )
+                for index in range(config.reference.replicas if needs_reference else 0)
+            ]
             policy = PolicyGroup.start(
                 placement, model, config.policy, config.grpo.optimizer, config.steps * config.grpo.minibatches
             )
             pool.wait()
             policy.connect_engines(pool, config.rollout.tensor_parallel, config.weights)
             probe = ray.get(encoder.probe.remote(), timeout=config.rollout.timeout_s)
-        yield Graph(encoder, pool, policy, verifier, reference, probe)
+        yield Graph(encoder, pool, policy, verifier, references, probe, placement.verifier())
     finally:
         placement.release()
 

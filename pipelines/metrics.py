@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from actors.records import GroupScore, zero_variance
+from actors.collector import Batch
+from actors.records import Interval, merged
 
 _UPDATE = (
     "loss",
@@ -23,43 +23,31 @@ _UPDATE = (
 
 
 def step_metrics(
-    found: Sequence[Sequence[GroupScore]],
-    kept: int,
-    refills: int,
-    update: Mapping[str, float],
-    probe: float | None,
-    version: int,
-    seconds: Mapping[str, float],
+    batch: Batch, update: Mapping[str, Any], probe: float | None, version: int, seconds: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Everything that is recorded of one step; `found` has all its groups, those that share a baseline together.
+    """Everything that is recorded of one step; `version` is that of the policy before the update.
 
-    Shares and means are over all judgements that the step sampled, dropped groups included. Log-probability
-    differences, KL and entropy are in nats; `kl` and what follows from the update are absent (null) in a step that
-    had nothing to train on. `accuracy`, `no_verdict` and `first_share` are null where groups were not scored against
-    gold. `tokens_per_second` counts sampled tokens over the seconds of the rollout phase.
+    What `actors.metrics.batch_metrics` has of the batch, and of the update: log-probability differences, KL and
+    entropy in nats, absent (null) in a step that had nothing to train on. `staleness` has the share of tokens by how
+    many versions older than the policy their weights were. `tokens_per_second` counts sampled tokens over the seconds
+    that the batch took to make. `work` has the seconds in which engines, reference and ranks worked for this step, and
+    their `share` of the step (more than 1 where it was begun during the one before).
     """
-    sampled = [score for together in found for score in together]
-    rewards = [reward for score in sampled for reward in score.rewards]
-    lengths = [length for score in sampled for length in score.lengths]
-    tokens = sum(lengths)
+    sampled = dict(batch.metrics)
+    tokens = sampled["tokens"]
+    ages = {str(version - old): count / tokens for old, count in sorted(sampled.pop("versions").items(), reverse=True)}
+    phases = {"generate": batch.generate, "reference": batch.reference, "update": merged(update.get("work", []))}
+    together = merged([interval for intervals in phases.values() for interval in intervals])
     return {
-        "version": version,
-        "reward": _mean(rewards),
-        "reward_parts": _part_means(sampled),
-        "accuracy": _mean_if_any([right for score in sampled for right in score.right]),
-        "no_verdict": _mean_if_any([none for score in sampled for none in score.none]),
-        "first_share": _mean_if_any([first for score in sampled for first in score.first]),
-        "length": _mean(lengths),
-        "truncated": _mean([cut for score in sampled for cut in score.truncated]),
-        "zero_variance": _mean([zero_variance(together) for together in found]),
-        "groups": kept,
-        "dropped": len(sampled) - kept,
-        "refills": refills,
+        "version": version + 1 if update else version,
+        **sampled,
         **{name: update.get(name) for name in _UPDATE},
         "probe": probe,
-        "tokens": tokens,
-        "tokens_per_second": tokens / seconds["rollout"],
+        "staleness": ages,
+        "tokens_per_second": tokens / batch.seconds,
         "seconds": dict(seconds),
+        "work": {name: _seconds(work) for name, work in phases.items()}
+        | {"share": _seconds(together) / sum(seconds.values())},
     }
 
 
@@ -69,12 +57,15 @@ HEADER = (
 
 
 def step_line(step: int, metrics: Mapping[str, Any]) -> str:
-    """One step as one line under HEADER; seconds by phase, "-" for what the step did not have."""
+    """One step as one line under HEADER; "-" for what the step did not have.
+
+    Seconds: waiting for the batch, of that the reference at work, then updating, then sending the weights.
+    """
     seconds = metrics["seconds"]
     return (
         f"{step:>6}  {metrics['reward']:+7.3f} {_number(metrics['accuracy'], '7.3f')} {_number(metrics['kl'], '8.4f')} "
         f"{_number(metrics['entropy'], '8.3f')} {metrics['length']:7.1f} {metrics['zero_variance']:12.0%} "
-        f"{_number(metrics['mismatch'], '9.1e')}   {seconds['rollout']:6.2f}s {seconds.get('reference', 0):5.2f}s "
+        f"{_number(metrics['mismatch'], '9.1e')}   {seconds['rollout']:6.2f}s {metrics['work']['reference']:5.2f}s "
         f"{seconds.get('update', 0):6.2f}s {seconds.get('sync', 0):5.2f}s {metrics['tokens_per_second']:9,.0f}"
     )
 
@@ -83,19 +74,5 @@ def _number(value: float | None, spec: str) -> str:
     return "-".rjust(int(spec.split(".")[0])) if value is None else format(value, spec)
 
 
-def _part_means(sampled: Sequence[GroupScore]) -> dict[str, float]:
-    """Each part's mean over the judgements that have it, without its weight."""
-    values: dict[str, list[float]] = defaultdict(list)
-    for score in sampled:
-        for parts in score.parts:
-            for name, value in parts.items():
-                values[name].append(value)
-    return {name: _mean(found) for name, found in values.items()}
-
-
-def _mean_if_any(values: Sequence[float]) -> float | None:
-    return _mean(values) if values else None
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _seconds(work: Sequence[Interval]) -> float:
+    return sum(end - begin for begin, end in work)

@@ -50,7 +50,7 @@ from pipelines.distill import distilled_model
 from pipelines.errors import readable_errors
 from pipelines.flags import GAVEL_KEY
 from pipelines.graph import Graph, service_graph
-from pipelines.grpo import dry_run, grpo_step
+from pipelines.grpo import collecting, dry_run, grpo_step
 from pipelines.heldout import fitting
 from pipelines.preferences import label_command
 from pipelines.prompts import read_prompts
@@ -83,14 +83,14 @@ def train(config: RunConfig, run: Run, data: Data, gold: Sequence[Pair], model: 
         run.say(f"questions      {data.source}: {len(train_on)} to train on, {len(data.heldout)} held out")
         if too_long:
             run.say(f"too long       {too_long} questions left out, which do not fit into rollout.max_model_len")
-        graph.policy.sync(graph.pool, graph.probe, config.weights.probe_tolerance)
-        tasks = data.tasks(both_orders=False)
+        graph.policy.sync(graph.probe, config.weights.probe_tolerance)
         measured = {0: measure(graph, data.heldout, gold, config, run, 0)}
+        collector = collecting(graph, config, data, run, both_orders=False)
         with run.progress("rlhf", config.steps) as progress:
             run.say(HEADER)
             run.say(line(0, {}, measured[0]))
             for step in range(1, config.steps + 1):
-                metrics = grpo_step(graph, tasks, config, run, step)
+                metrics = grpo_step(graph, collector, config, run, step)
                 enough = config.tokens is not None and run.tokens + metrics["tokens"] >= config.tokens
                 if step % config.rlhf.evaluate_every == 0 or step == config.steps or enough:
                     measured[step] = measure(graph, data.heldout, gold, config, run, step)

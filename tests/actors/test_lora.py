@@ -84,7 +84,7 @@ def test_adapters_are_trained_reach_the_engine_and_are_saved(
         group.connect_engines(pool, 1, WeightsConfig(bucket_mib=1))
         train(group)
         train(group)  # at the first step B is zero, so A has no gradient
-        assert group.sync(pool, TEXT, TOLERANCE) <= TOLERANCE
+        assert group.sync(TEXT, TOLERANCE) <= TOLERANCE
         assert np.abs(pool.score(TEXT)[0] - base).max() > 100 * TOLERANCE
         done = ray.get(next(pool.rollout([Task(0, SyntheticTask(0).pair("heldout", 0), "ab")], SAMPLING, seed=1))[1])
         whole = np.concatenate([done.prompt.ids, done.rollouts[0].ids]).tolist()

@@ -18,6 +18,7 @@ from actors.placement import Placement, plan
 from actors.policy import PolicyGroup
 from actors.records import Example, Prompt, Rollout, RolloutGroup
 from actors.reference import ReferenceModel
+from actors.shares import shares
 from evals.pairs import Message, Pair
 
 # With a large epsilon AdamW's first step is lr * gradient / epsilon, as plain as SGD's. With the usual one it is
@@ -57,7 +58,8 @@ def groups(seed: int = 0, count: int = 5, samples: int = 4) -> list[RolloutGroup
 
     def rollout() -> Rollout:
         ids = rng.integers(5, 300, rng.integers(3, 30)).astype(np.int32)
-        return Rollout(ids, rng.normal(-3, 1, len(ids)).astype(np.float32), truncated=False)
+        log_probs = rng.normal(-3, 1, len(ids)).astype(np.float32)
+        return Rollout(ids, log_probs, truncated=False, versions=np.ones_like(ids))
 
     return [
         RolloutGroup(
@@ -72,20 +74,21 @@ def groups(seed: int = 0, count: int = 5, samples: int = 4) -> list[RolloutGroup
 
 def update(policy: PolicyGroup, batch: list[RolloutGroup], references: list, minibatches: int = 1) -> dict[str, float]:
     rng = np.random.default_rng(1)
-    return policy.update_grpo(
+    dealt = shares(
         [ray.put(group) for group in batch],
         [ray.put(reference) for reference in references],
         advantages=[rng.normal(size=len(group.rollouts)).tolist() for group in batch],
         lengths=[[(len(g.prompt.ids) + len(r.ids), len(r.ids)) for r in g.rollouts] for g in batch],
         minibatches=minibatches,
-        loss=LossConfig(kl_coef=0.1),
-        temperature=1.0,
+        policy=policy.policy,
     )
+    return policy.update_grpo([ray.put(share) for share in dealt], LossConfig(kl_coef=0.1), temperature=1.0)
 
 
 def references(model: Path, batch: list[RolloutGroup]) -> list[list[np.ndarray]]:
     reference = ReferenceModel.remote(str(model), "float32", ReferenceConfig(), "cpu")
-    return ray.get(list(reference.log_probs.options(num_returns=len(batch)).remote(1.0, *batch)))
+    *found, _ = reference.log_probs.options(num_returns=len(batch) + 1).remote(1.0, *batch)
+    return ray.get(found)
 
 
 def hugging_face_log_probs(model: Path, ids: list[int]) -> np.ndarray:

@@ -70,7 +70,7 @@ def group(encoder: PromptEncoder, order: Order, gold: Gold | None, *texts: str, 
     rollouts = []
     for text in texts:
         ids = encoder.encode_completion(text)
-        rollouts.append(Rollout(ids, np.zeros(len(ids), np.float32), truncated=False))
+        rollouts.append(Rollout(ids, np.zeros(len(ids), np.float32), False, np.full_like(ids, version)))
     return RolloutGroup(5, prompt, tuple(rollouts), version)
 
 
@@ -129,7 +129,8 @@ def test_a_truncated_judgement_is_reported_as_such(
     make_verifier: Callable[..., _Verifier], encoder: PromptEncoder
 ) -> None:
     made = group(encoder, "ab", "a", FIRST)
-    cut = Rollout(made.rollouts[0].ids[:3], made.rollouts[0].log_probs[:3], truncated=True)
+    whole = made.rollouts[0]
+    cut = Rollout(whole.ids[:3], whole.log_probs[:3], truncated=True, versions=whole.versions[:3])
     (score,), judged = make_verifier().score(RolloutGroup(0, made.prompt, (*made.rollouts, cut), 0))
 
     assert score.truncated == [False, True]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import ray
+import torch
+from transformers import AutoModelForCausalLM
 
 from actors.config import OptimizerConfig, PlacementConfig, PolicyConfig, RolloutConfig, WeightsConfig
 from actors.errors import PolicyError
@@ -44,12 +48,15 @@ def start(ray_session: None) -> Iterator[Callable[..., tuple[PolicyGroup, Rollou
     """Starts a policy and one engine on the same model."""
     placements = []
 
-    def start(model: Path, ranks: int, engine: type = _RolloutEngine) -> tuple[PolicyGroup, RolloutPool]:
+    def start(
+        model: Path, ranks: int, engine: type = _RolloutEngine, in_flight: Literal["keep", "abort"] = "keep"
+    ) -> tuple[PolicyGroup, RolloutPool]:
+        rollout = ROLLOUT.model_copy(update={"in_flight": in_flight})
         policy = PolicyConfig(ranks=ranks, threads=1, persistence_threshold=0)
         placement = Placement.reserve(PlacementConfig(), plan(PlacementConfig(), policy, ROLLOUT, None))
         placements.append(placement)
         handle = ray.remote(engine).options(**placement.engine(0, ROLLOUT))
-        pool = RolloutPool([handle.remote(str(model), "compact", "float32", ROLLOUT, "shm", "cpu")], timeout_s=300)
+        pool = RolloutPool([handle.remote(str(model), "compact", "float32", rollout, "shm", "cpu")], timeout_s=300)
         group = PolicyGroup.start(placement, model, policy, OptimizerConfig(lr=0.02), total_steps=10)
         pool.wait()
         group.connect_engines(pool, 1, WeightsConfig(bucket_mib=1))
@@ -79,7 +86,7 @@ def test_trainer_and_engine_agree_after_every_sync(
         before = pool.score(TEXT)[0]
         train_a_step(policy)
         assert np.abs(policy.score(TEXT) - before).max() > 10 * TOLERANCE, "the step must change what is compared"
-        assert policy.sync(pool, TEXT, TOLERANCE) <= TOLERANCE
+        assert policy.sync(TEXT, TOLERANCE) <= TOLERANCE
         # Cached prefixes are of the new weights too: the same text again, now with blocks in the cache.
         np.testing.assert_allclose(pool.score(TEXT)[0], policy.score(TEXT), atol=TOLERANCE)
         group = ray.get(next(pool.rollout([Task(0, task, "ab")], SAMPLING, seed=version))[1])
@@ -90,12 +97,48 @@ def test_trainer_and_engine_agree_after_every_sync(
         )
 
 
+@pytest.mark.parametrize("in_flight", ["keep", "abort"])
+def test_new_weights_arrive_while_judgements_are_being_sampled(
+    start: Callable[..., tuple[PolicyGroup, RolloutPool]],
+    make_model: Callable[..., Path],
+    in_flight: Literal["keep", "abort"],
+) -> None:
+    """Every token has the version that it was sampled under, and that version's log-probability."""
+    folder = make_model(tied=True)
+    policy, pool = start(folder, ranks=1, in_flight=in_flight)
+    policy.sync(TEXT, TOLERANCE)
+    train_a_step(policy)
+    asked = [Task(i, SyntheticTask(0).pair("heldout", i), "ab") for i in range(12)]
+    long = Sampling(samples=4, temperature=1.0, top_p=1.0, max_new_tokens=300)
+    arriving = pool.engines[0].rollout.options(num_returns="streaming").remote(asked, long, 1)
+    time.sleep(1)  # 14,400 tokens take several
+    policy.sync(TEXT, TOLERANCE)
+    groups = [group for group in map(ray.get, arriving) if not isinstance(group, int)]
+
+    assert sorted(group.index for group in groups) == list(range(12)), "nothing is lost, and nothing comes twice"
+    rollouts = [(group.prompt, one) for group in groups for one in group.rollouts]
+    assert {len(group.rollouts) for group in groups} == {4}
+    assert all((np.diff(one.versions) >= 0).all() for _, one in rollouts)
+    seen = {tuple(sorted(set(one.versions.tolist()))) for _, one in rollouts}
+    assert ((1, 2) in seen) == (in_flight == "keep"), seen
+    assert (2,) in seen
+    before = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for prompt, one in rollouts:
+        whole = np.concatenate([prompt.ids, one.ids]).tolist()
+        with torch.no_grad():
+            logits = before(torch.tensor([whole])).logits[0, len(prompt.ids) - 1 : -1]
+        old = logits.log_softmax(-1).gather(-1, torch.tensor(one.ids).long()[:, None])[:, 0].numpy()
+        new = policy.score(whole)[len(prompt.ids) - 1 :]
+        expected = np.where(one.versions == 1, old, new)
+        np.testing.assert_allclose(one.log_probs, expected, atol=TOLERANCE)
+
+
 @pytest.mark.thorough
 def test_a_stale_lm_head_stops_the_run(
     start: Callable[..., tuple[PolicyGroup, RolloutPool]], make_model: Callable[..., Path]
 ) -> None:
     """What happens without `repack_lm_head`, and that the probe finds it, with both values."""
-    policy, pool = start(make_model(tied=True), ranks=1, engine=unrepaired_engine())
+    policy, _ = start(make_model(tied=True), ranks=1, engine=unrepaired_engine())
     train_a_step(policy)
     with pytest.raises(PolicyError, match=r"-\d+\.\d+ in the trainer and -\d+\.\d+ in the engine"):
-        policy.sync(pool, TEXT, TOLERANCE)
+        policy.sync(TEXT, TOLERANCE)

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from actors.collector import Scored, advantages
 from actors.config import LossConfig
 from actors.records import GroupScore, zero_variance
 from evals.prompts import COMPACT
 from evals.verdicts import swap
-from pipelines.grpo import Scored, advantages
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -154,7 +154,7 @@ def test_real_pairs_are_rewarded_against_the_files_labels(quick: Path, tmp_path:
 
 
 def group_of(order: int, rewards: list[float]) -> Scored:
-    """A group as the driver knows it, with nothing in it but rewards."""
+    """A group as the collector knows it, with nothing in it but rewards."""
     ones = [1] * len(rewards)
     none = [False] * len(rewards)
     return Scored(None, GroupScore(order, rewards, [{}] * len(rewards), none, none, none, ones, none, 1))
