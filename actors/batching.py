@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from typing_extensions import override
 
 from actors.records import Example
+
+if TYPE_CHECKING:
+    import torch
 
 
 def split_over_ranks(lengths: Sequence[int], ranks: int) -> list[list[int]]:
@@ -68,6 +71,8 @@ class MicroBatch(ABC):
     wanted: torch.Tensor | None = None
 
     def __init__(self, examples: Sequence[Example], starts: Sequence[int], width: int, device: torch.device):
+        import torch
+
         self._examples, self._starts, self._width, self._device = examples, starts, width, device
         self.mask = self.matrix([np.ones(e.completion_length, np.float32) for e in examples])
         self.advantages = torch.tensor([[e.advantage] for e in examples], dtype=torch.float32, device=device)
@@ -91,6 +96,8 @@ class MicroBatch(ABC):
 
     def matrix(self, values: Sequence[npt.NDArray[np.float32]]) -> torch.Tensor:
         """Per-completion arrays as one matrix with zeros elsewhere; the inverse of `rows`."""
+        import torch
+
         matrix = np.zeros((len(self._examples), self._width), np.float32)
         for row, (start, example, value) in enumerate(zip(self._starts, self._examples, values, strict=True)):
             matrix[row, start : start + example.completion_length] = value
@@ -107,6 +114,8 @@ class Padded(MicroBatch):
     """
 
     def __init__(self, examples: Sequence[Example], pad: int, device: torch.device):
+        import torch
+
         longest = max(len(example.ids) for example in examples)
         first = min(example.prompt_length for example in examples) - 1
         ids = np.full((len(examples), longest), pad, np.int64)
@@ -132,6 +141,8 @@ class Packed(MicroBatch):
     """
 
     def __init__(self, examples: Sequence[Example], device: torch.device):
+        import torch
+
         ends = np.cumsum([len(example.ids) for example in examples])
         keep = [
             np.arange(end - example.completion_length, end) - 1 for example, end in zip(examples, ends, strict=True)
@@ -149,4 +160,4 @@ class Packed(MicroBatch):
 
     @override
     def by_example(self, values: torch.Tensor) -> torch.Tensor:
-        return torch.zeros_like(self.mask).masked_scatter(self.mask.bool(), values[0])
+        return self.mask.new_zeros(self.mask.shape).masked_scatter(self.mask.bool(), values[0])

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from actors.config import LossConfig
+
+if TYPE_CHECKING:
+    import torch
 
 
 def group_advantages(rewards: Sequence[float], config: LossConfig) -> list[float]:
@@ -121,6 +124,8 @@ def completion_log_probs(
     `logits` is [sequences, length, vocabulary], `ids` is [sequences, length]; both results are [sequences, length]
     in float32 and speak of the distribution at `temperature`. No gradient flows into the entropy.
     """
+    import torch
+
     scaled = logits.float() / temperature
     normalised = scaled - scaled.logsumexp(-1, keepdim=True)
     with torch.no_grad():

@@ -16,17 +16,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from actors.models import model_folder
 from actors.records import Ids
 from evals.errors import ReadableError
 from evals.pairs import Message
 from evals.prompts.fencing import Fence
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 _SPACE = "\u2003"
 """White space that no chat template writes: where it is gone from around a placeholder, the template trims content."""
@@ -82,6 +84,8 @@ class PromptEncoder:
     """Encodes prompts and completions for one model folder, and decodes what its engine samples."""
 
     def __init__(self, model: str | Path):
+        from transformers import AutoTokenizer
+
         self.tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(model_folder(model, weights=False))
         if not self.tokenizer.chat_template:
             raise ValueError(f"{model}: the tokenizer has no chat template, so there is no way to prompt the model")

@@ -14,7 +14,6 @@ import evalica
 import numpy as np
 import numpy.typing as npt
 from evalica import Winner
-from scipy.stats import spearmanr
 
 from evals.verdicts import Verdict
 
@@ -145,6 +144,8 @@ def spearman(ratings: npt.ArrayLike, gold: npt.ArrayLike) -> float | None:
     _same_candidates(ratings, gold)
     if np.ptp(ratings) == 0 or np.ptp(gold) == 0:
         return None
+    from scipy.stats import spearmanr
+
     return float(spearmanr(ratings, gold).statistic)
 
 

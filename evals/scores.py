@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 
 from evals.benchmarks.base import Scoreboard, ScoringError, Unit, by_pair
 from evals.verdicts import Judgement, Order
@@ -93,6 +92,8 @@ def _share(values: Sequence[bool]) -> float:
 def _bias_interval(first: int, named: int) -> Interval:
     if not named:
         return Interval(-0.5, 0.5)
+    from scipy.stats import binomtest
+
     low, high = binomtest(first, named).proportion_ci(method="wilson")
     return Interval(float(low) - 0.5, float(high) - 0.5)
 
@@ -148,6 +149,8 @@ def compare(first: Scoreboard, second: Scoreboard, seed: int = 0) -> Comparison:
             continue  # beside the headline
         wins += sum(unit.credit == 1 > theirs[unit.id] for unit in one.units)
         losses += sum(unit.credit < 1 == theirs[unit.id] for unit in one.units)
+    from scipy.stats import binomtest
+
     interval = _percentiles(_combine(first, draws)["score"])
     p_value = float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
     return Comparison(first.score - second.score, interval, wins, losses, p_value)

@@ -31,7 +31,6 @@ from ray.actor import ActorHandle
 from rich.progress import TaskID
 
 from actors.checkpoint import Checkpoint, latest_checkpoint
-from actors.embedded import make_embedded_model
 from actors.policy import PolicyGroup
 from evals.errors import ReadableError
 from evals.prompts import prompt_format
@@ -212,6 +211,8 @@ class _Log:
 
 
 def _embedded(config: RunConfig, run: Run) -> Path:
+    from actors.embedded import make_embedded_model
+
     folder = run.folder / "base"
     make = ray.remote(num_cpus=0)(make_embedded_model)
     ray.get(make.remote(folder, config.embedded, config.seed))

@@ -23,7 +23,6 @@ from rich.progress import TaskID
 from actors.card import JudgeCard
 from actors.collector import Asked
 from actors.placement import plan
-from evals.reports.card import write_card
 from pipelines.config import RunConfig, as_yaml, load
 from pipelines.distill import distilled_model, given_traces
 from pipelines.errors import readable_errors
@@ -54,6 +53,8 @@ def train(config: RunConfig, run: Run, data: Data, model: str) -> None:
                     break
         summary["grpo"] = evaluate(graph.pool, graph.verifier, data.heldout, config, run, "grpo")
         graph.policy.save(run.folder / "judge")
+    from evals.reports.card import write_card
+
     judge_card(config, graph.policy.version).write(run.folder / "judge")
     run.finish(summary, described)
     write_card(run.folder / "judge", run.folder)

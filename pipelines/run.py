@@ -17,10 +17,11 @@ from typing import Any
 import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from actors.models import ModelError, model_folder
-from evals.reports.training import write_report
 from evals.writing import write_whole
 from pipelines.config import RunConfig, as_yaml
 
@@ -61,7 +62,7 @@ class Run:
 
     folder: Path
     config: RunConfig
-    writer: SummaryWriter
+    writer: EventFileWriter
     console: Console = field(default_factory=lambda: Console(highlight=False, soft_wrap=True))
     clock: Clock = field(default_factory=Clock)
     started: float = field(default_factory=time.perf_counter)
@@ -79,7 +80,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         aside = _move_earlier(folder)
         (folder / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
-        run = cls(folder, config, SummaryWriter(folder / "tensorboard"))
+        run = cls(folder, config, EventFileWriter(str(folder / "tensorboard")))
         run.say(f"run directory  {folder}")
         if aside:
             run.say(f"earlier run    moved to {aside}")
@@ -107,8 +108,8 @@ class Run:
         self.steps, self.tokens = step, self.tokens + metrics["tokens"]
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
-        for name, value in _flat(metrics):
-            self.writer.add_scalar(name, value, step)
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in _flat(metrics)]
+        self.writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
         self.writer.flush()
 
     def judgements(self, step: int) -> Path:
@@ -117,6 +118,8 @@ class Run:
 
     def finish(self, summary: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         """Write summary.json and report.html."""
+        from evals.reports.training import write_report
+
         seconds = {**self.clock.seconds, "total": time.perf_counter() - self.started}
         content = {
             **summary,
