@@ -35,6 +35,17 @@ def model_folder(model: str | Path, weights: bool = True) -> Path:
     return _from_hub(*named, weights)
 
 
+def without_scikit_learn() -> None:
+    """Keep transformers from importing scikit-learn, scipy and pandas, which cost a process two seconds.
+
+    They are for a kind of assisted generation that nothing here asks for. Call it before anything that imports
+    transformers' models, which vLLM and DeepSpeed do.
+    """
+    import transformers.utils
+
+    transformers.utils.is_sklearn_available = lambda: False
+
+
 def hub_name(model: str | Path) -> tuple[str, str | None] | None:
     """Name and revision where `model` has the form of a hub name, whether or not a folder is called the same."""
     form = _HUB_NAME.fullmatch(str(model))

@@ -19,7 +19,7 @@ from actors.batching import MicroBatch, Packed, Padded
 from actors.config import LossConfig, OptimizerConfig, PolicyConfig, WeightsConfig
 from actors.errors import PolicyError
 from actors.losses import LossTerms, Totals, grpo_loss, sft_loss
-from actors.models import model_folder, tensor_files
+from actors.models import model_folder, tensor_files, without_scikit_learn
 from actors.records import Example, Interval, LogProbs, RolloutGroup
 from actors.scoring import Scorer
 from actors.shares import Plan, Share
@@ -123,6 +123,7 @@ class _PolicyRank:
 
     def join(self, host: str, port: int) -> None:
         """Meet the other ranks."""
+        without_scikit_learn()
         import deepspeed
         import torch
 

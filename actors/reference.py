@@ -9,7 +9,7 @@ import ray
 
 from actors.batching import Padded, micro_batches
 from actors.config import ReferenceConfig
-from actors.models import model_folder
+from actors.models import model_folder, without_scikit_learn
 from actors.records import Example, Interval, LogProbs, RolloutGroup
 from actors.scoring import Scorer
 
@@ -19,6 +19,8 @@ class _ReferenceModel:
 
     def __init__(self, model: str, dtype: str, config: ReferenceConfig, device: str):
         import torch
+
+        without_scikit_learn()
         from transformers import AutoModelForCausalLM
 
         if device == "cpu":

@@ -23,7 +23,7 @@ from ray.actor import ActorHandle
 
 from actors.config import PolicyConfig, RolloutConfig, WeightsConfig
 from actors.encoding import Prompting, prompting
-from actors.models import model_folder
+from actors.models import model_folder, without_scikit_learn
 from actors.placement import Placement
 from actors.records import Ids, LogProbs, Prompt, Rollout, RolloutGroup
 from actors.tokens import PromptEncoder
@@ -97,6 +97,7 @@ class _RolloutEngine:
     def __init__(
         self, model: str, asked: str | Prompting, dtype: str, rollout: RolloutConfig, transfer: str, device: str
     ):
+        without_scikit_learn()
         from vllm import LLM
         from vllm.config import WeightTransferConfig
 

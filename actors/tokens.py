@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from actors.models import model_folder
+from actors.models import model_folder, without_scikit_learn
 from actors.records import Ids
 from evals.errors import ReadableError
 from evals.pairs import Message
@@ -84,6 +84,7 @@ class PromptEncoder:
     """Encodes prompts and completions for one model folder, and decodes what its engine samples."""
 
     def __init__(self, model: str | Path):
+        without_scikit_learn()
         from transformers import AutoTokenizer
 
         self.tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(model_folder(model, weights=False))

@@ -23,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import deepspeed
 import numpy as np
 import ray
 import torch
@@ -98,6 +97,8 @@ def _gathered(bucket: Sequence[PlainParameter]) -> Iterator[tuple[str, torch.Ten
 
 def _adapted(bucket: Sequence[PlainParameter]) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters that adapters are merged into, whole from DeepSpeed."""
+    import deepspeed  # which an engine, where this module is imported too, has no use for
+
     with deepspeed.zero.GatheredParameters([part for plain in bucket for part in plain.parts]):
         for plain in bucket:
             full = plain.merged()
