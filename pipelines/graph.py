@@ -80,6 +80,7 @@ def service_graph(
             pool.wait()
             policy.connect_engines(pool, config.rollout.tensor_parallel, config.weights)
             probe = ray.get(encoder.probe.remote(), timeout=config.rollout.timeout_s)
+        run.say(f"started        Ray {run.clock.seconds['ray']:.1f} s, actors {run.clock.seconds['start']:.1f} s")
         yield Graph(encoder, pool, policy, verifier, references, probe, placement.verifier())
     finally:
         placement.release()

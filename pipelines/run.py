@@ -84,7 +84,8 @@ class Run:
         run.say(f"run directory  {folder}")
         if aside:
             run.say(f"earlier run    moved to {aside}")
-        connect(folder)
+        with run.clock("ray"):
+            connect(folder)
         try:
             yield run
         finally:

@@ -27,7 +27,7 @@ from evals.writing import write_whole
 STAGES = {"distill": "Distilled", "start": "Start", "grpo": "After GRPO"}
 LETTERS = {"a": "A", "b": "B", "tie": "tie", None: "none"}
 
-PHASES = ("distill", "start", "evaluate", "rollout", "reference", "update", "sync", "other")
+PHASES = ("ray", "distill", "start", "evaluate", "rollout", "reference", "update", "sync", "other")
 MODES = ("sampled", "greedy")
 
 OUTCOMES = {
