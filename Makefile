@@ -4,7 +4,7 @@ PIP := .venv/bin/pip --disable-pip-version-check -qq
 TORCH := torch==2.13.0+cpu
 READY := .venv/.ready
 
-.PHONY: setup quickstart test thorough lint clean
+.PHONY: setup quickstart test thorough bench lint clean
 
 setup: $(READY)
 
@@ -30,6 +30,9 @@ test: $(READY)
 
 thorough: $(READY)
 	.venv/bin/python -m pytest -m thorough
+
+bench: $(READY)
+	.venv/bin/python tests/benchmarks/bench.py
 
 lint: $(READY)
 	.venv/bin/ruff check .
