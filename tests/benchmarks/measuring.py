@@ -240,7 +240,7 @@ def training(
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=file, start_new_session=True)
         try:
             while len(ends) < steps:
-                time.sleep(0.005)
+                time.sleep(0.01)
                 now = time.perf_counter() - begin
                 ended = process.poll() is not None  # before looking: the last line may just have been written
                 there = path.read_bytes().count(b"\n") if path.exists() else 0
