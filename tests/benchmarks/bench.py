@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="repetitions of each figure; fewer than 3 say little")
     parser.add_argument("--output", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended too
     output = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(output / "models", ignore_errors=True)  # an earlier version of the suite may have made others
