@@ -2,8 +2,8 @@
 
 The collector does what a step does before the update: it has groups sampled, scored, and the reference's
 log-probabilities of them computed, drops groups that teach nothing, samples others in their place, and deals the
-batch out to the ranks. So what the driver moves in a step is a ref a rank and a few numbers, however large the batch,
-however long its judgements, however many the engines.
+batch out to the ranks. So what the driver moves in a step is a few numbers, however large the batch, however long its
+judgements, however many the engines.
 
 A batch for the update of version v is begun once every engine has version v - max_staleness or a newer one. With
 max_staleness 0 that is after the sync to v, and nothing is sampled that is not on-policy. With more, rollouts go on
@@ -29,18 +29,18 @@ from actors.losses import group_advantages
 from actors.metrics import batch_metrics
 from actors.records import GroupScore, Interval, merged, zero_variance
 from actors.rollout import RolloutPool, Sampling, Task
-from actors.shares import shares
+from actors.shares import Share, shares
 
 
 @dataclass(frozen=True)
 class Batch:
     """What the driver learns of a step's batch; none of it grows with the batch.
 
-    `shares` are refs of each rank's Share, empty where no group teaches anything; `seconds` is how long it took to
-    make; `generate` and `reference` are when engines and reference worked for it.
+    `groups` is how many are trained on; `seconds` is how long it took to make; `generate` and `reference` are when
+    engines and reference worked for it.
     """
 
-    shares: list[ray.ObjectRef]
+    groups: int
     metrics: dict[str, Any]
     seconds: float
     generate: list[Interval]
@@ -96,6 +96,7 @@ class _Collector:
         self._needs_reference = bool(references)
         self._changed = threading.Condition()
         self._batches: dict[int, Batch] = {}
+        self._shares: dict[int, list[Share]] = {}
         self._trained = 0
         self._error: BaseException | None = None
         threading.Thread(target=self._make, daemon=True).start()
@@ -108,9 +109,18 @@ class _Collector:
                 raise self._error
             return self._batches.pop(step)
 
+    def share(self, step: int, rank: int) -> Share:
+        """What a rank trains on in a step.
+
+        Ranks ask for it themselves: Ray keeps account of every ref in a record with whoever passes it on, and so the
+        driver would pay for each group.
+        """
+        return self._shares[step][rank]
+
     def trained(self, step: int) -> None:
         """The policy has taken this step and every engine has its weights."""
         with self._changed:
+            self._shares.pop(step, None)
             self._trained = step
             self._changed.notify_all()
 
@@ -150,21 +160,23 @@ class _Collector:
         reference = ray.get(wave.reference_work, timeout=timeout)
         ray.get(written, timeout=timeout)
         found = [[one.score for one in together] for together in wave.sampled]
+        self._shares[step] = self._dealt(wave.kept)
+        kept = sum(map(len, wave.kept))
         return Batch(
-            self._shares(wave.kept),
-            batch_metrics(found, kept=sum(map(len, wave.kept)), refills=round_),
+            kept,
+            batch_metrics(found, kept, refills=round_),
             time.time() - begun,
             merged([score.work for together in found for score in together]),
             merged(reference),
         )
 
-    def _shares(self, kept: Sequence[Sequence[Scored]]) -> list[ray.ObjectRef]:
-        """Refs of what each rank trains on."""
+    def _dealt(self, kept: Sequence[Sequence[Scored]]) -> list[Share]:
+        """What each rank trains on."""
         trained = [one for together in kept for one in together]
         if not trained:
             return []
         scores = [one.score for one in trained]
-        dealt = shares(
+        return shares(
             [one.group for one in trained],
             [one.reference for one in trained if one.reference is not None],
             [mine for together in kept for mine in advantages(together, self._asked.grpo.loss)],
@@ -172,7 +184,6 @@ class _Collector:
             self._asked.grpo.minibatches,
             self._asked.policy,
         )
-        return [ray.put(share) for share in dealt]
 
     def _sample(self, tasks: Sequence[Task], wave: _Wave, seed: object) -> None:
         """Sample every task; each pair is scored once all its groups are there, and goes on to the reference."""

@@ -1,6 +1,6 @@
 """The trained model as the driver sees it: all ZeRO-3 ranks as one policy.
 
-The driver holds one ref a rank and step, behind which is what that rank trains on (`actors/shares.py`).
+The driver says which step; what a rank trains on in it (`actors/shares.py`) the rank gets from the collector.
 """
 
 from __future__ import annotations
@@ -101,12 +101,12 @@ class PolicyGroup:
         refs = [rank.update_sft.remote(plan, examples) for rank, plan in zip(self.ranks, dealt, strict=True)]
         return self._statistics(refs)
 
-    def update_grpo(self, shares: Sequence[ray.ObjectRef], loss: LossConfig, temperature: float) -> dict[str, Any]:
-        """Train every rank on its Share, behind one ref each; means over tokens and steps, and when ranks worked."""
-        refs = [
-            rank.update_grpo.remote(share, loss, temperature) for rank, share in zip(self.ranks, shares, strict=True)
-        ]
-        return self._statistics(refs)
+    def update_grpo(self, collector: ActorHandle, step: int, loss: LossConfig, temperature: float) -> dict[str, Any]:
+        """Train every rank on its share of a step's batch, which the collector has.
+
+        Returns means over tokens and optimizer steps, and when the ranks worked.
+        """
+        return self._statistics([rank.update_grpo.remote(collector, step, loss, temperature) for rank in self.ranks])
 
     def _statistics(self, refs: list[ray.ObjectRef]) -> dict[str, Any]:
         first, *rest = ray.get(refs, timeout=self.policy.timeout_s)

@@ -246,14 +246,15 @@ class _PolicyRank:
 
         return self._step(plan, examples, 1.0, loss)
 
-    def update_grpo(self, share: Share, config: LossConfig, temperature: float) -> Statistics:
-        """One optimizer step for each of the share's plans.
+    def update_grpo(self, collector: ActorHandle, step: int, config: LossConfig, temperature: float) -> Statistics:
+        """One optimizer step for each of the plans of this rank's share of a step's batch.
 
         With one plan the policy's own log-probabilities of the first pass are the old ones; with several they are
         computed for all before the first step. So the ratio is to the policy as this update found it; what is between
         that one and the policy that sampled is for importance correction.
         """
         begun = time.time()
+        share: Share = ray.get(collector.share.remote(step, self._rank), timeout=self._policy.timeout_s)
         plans = share.plans
         sampled: list[RolloutGroup] = ray.get(share.groups)
         references: list[list[LogProbs] | None] = ray.get(share.references) or [None] * len(sampled)
@@ -282,9 +283,9 @@ class _PolicyRank:
                     log_probs, before, reference, batch.advantages, batch.mask, plan.totals, config, rollout
                 )
 
-            step = self._step(plan, examples, temperature, loss)
-            total.add(step)
-            total.steps, total.lr, total.grad_norm = number + 1, step.lr, total.grad_norm + step.grad_norm
+            taken = self._step(plan, examples, temperature, loss)
+            total.add(taken)
+            total.steps, total.lr, total.grad_norm = number + 1, taken.lr, total.grad_norm + taken.grad_norm
         total.work.append((begun, time.time()))
         return total
 

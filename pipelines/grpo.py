@@ -74,9 +74,9 @@ def grpo_step(graph: Graph, collector: ActorHandle, config: RunConfig, run: Run,
         batch = ray.get(collector.batch.remote(step), timeout=config.rollout.timeout_s)
     update: dict[str, Any] = {}
     probe, version = None, graph.policy.version
-    if batch.shares:
+    if batch.groups:
         with clock("update"):
-            update = graph.policy.update_grpo(batch.shares, config.grpo.loss, config.rollout.temperature)
+            update = graph.policy.update_grpo(collector, step, config.grpo.loss, config.rollout.temperature)
         with clock("sync"):  # with max_staleness 0, nothing is sampled before every engine has shown the new weights
             probe = graph.policy.sync(graph.probe, config.weights.probe_tolerance)
     collector.trained.remote(step)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import ray
 
-from actors.collector import Asked, Batch, _Collector, merged
+from actors.collector import Asked, _Collector, merged
 from actors.config import GrpoConfig, PolicyConfig, RolloutConfig
 from actors.records import GroupScore, Prompt, Rollout, RolloutGroup
 from actors.rollout import RolloutPool, Sampling, Task
@@ -94,25 +94,27 @@ def test_nothing_is_made_beyond_the_last_step(make: Callable[..., _Collector]) -
     assert made(collector) == {1, 2}
 
 
-def shares(batch: Batch) -> list[int]:
-    """The indices of the groups that the one rank trains on, in its order."""
-    (share,) = ray.get(batch.shares)
-    return [group.index for group in ray.get(share.groups)]
+def trained_on(collector: _Collector) -> list[int]:
+    """The indices of the groups that the one rank trains on in the first step, in its order."""
+    return [group.index for group in ray.get(collector.share(1, 0).groups)]
 
 
 def test_groups_stand_in_the_order_of_their_prompts(make: Callable[..., _Collector]) -> None:
-    assert shares(make().batch(1)) == [0, 1, 2, 3]
+    collector = make()
+    collector.batch(1)
+    assert trained_on(collector) == [0, 1, 2, 3]
 
 
 def test_groups_that_teach_nothing_are_sampled_anew(make: Callable[..., _Collector]) -> None:
-    batch = make(dull=lambda index: index in (1, 4)).batch(1)
-    assert shares(batch) == [0, 2, 3, 5], "one is missing: a pair more is sampled"
+    collector = make(dull=lambda index: index in (1, 4))
+    batch = collector.batch(1)
+    assert trained_on(collector) == [0, 2, 3, 5], "one is missing: a pair more is sampled"
     assert (batch.metrics["groups"], batch.metrics["dropped"], batch.metrics["refills"]) == (4, 2, 1)
 
 
-def test_a_batch_without_anything_to_learn_has_no_shares(make: Callable[..., _Collector]) -> None:
+def test_a_batch_without_anything_to_learn_is_not_trained_on(make: Callable[..., _Collector]) -> None:
     batch = make(dull=lambda index: True).batch(1)
-    assert batch.shares == []
+    assert batch.groups == 0
     assert batch.metrics["zero_variance"] == 1
 
 

@@ -21,6 +21,7 @@ from actors.policy import PolicyGroup
 from actors.records import Prompt, Rollout, RolloutGroup
 from actors.shares import shares
 from evals.pairs import Message, Pair
+from tests.dealing import dealer
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_losses.json").read_text())
 PAIR = Pair("p", (Message(role="user", content="?"),), "a", "b", "a", "made", None)
@@ -73,7 +74,7 @@ def test_the_losses_are_those_of_before(
                 minibatches,
                 policy,
             )
-            found = group.update_grpo([ray.put(share) for share in dealt], LossConfig(kl_coef=0.1), 1.0)
+            found = group.update_grpo(dealer(dealt), step, LossConfig(kl_coef=0.1), 1.0)
             for number, value in expected.items():
                 assert found[number] == pytest.approx(value, rel=tolerance, abs=tolerance), (step, number)
     finally:

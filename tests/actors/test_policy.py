@@ -20,6 +20,7 @@ from actors.records import Example, Prompt, Rollout, RolloutGroup
 from actors.reference import ReferenceModel
 from actors.shares import shares
 from evals.pairs import Message, Pair
+from tests.dealing import dealer
 
 # With a large epsilon AdamW's first step is lr * gradient / epsilon, as plain as SGD's. With the usual one it is
 # lr * sign(gradient), in which the rounding of a gradient near zero shows in full.
@@ -82,7 +83,7 @@ def update(policy: PolicyGroup, batch: list[RolloutGroup], references: list, min
         minibatches=minibatches,
         policy=policy.policy,
     )
-    return policy.update_grpo([ray.put(share) for share in dealt], LossConfig(kl_coef=0.1), temperature=1.0)
+    return policy.update_grpo(dealer(dealt), 1, LossConfig(kl_coef=0.1), temperature=1.0)
 
 
 def references(model: Path, batch: list[RolloutGroup]) -> list[list[np.ndarray]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray.actor import ActorHandle
 
 from actors.rank import Disagreement, Statistics
 from actors.records import GroupScore, Prompt, Rollout, RolloutGroup
@@ -58,8 +59,9 @@ class StubRank:
     def __init__(self, pace: float = 0.0):
         self._pace, self._ended = pace, time.time()
 
-    def update_grpo(self, share: Share, *_: object) -> Statistics:
+    def update_grpo(self, collector: ActorHandle, step: int, *_: object) -> Statistics:
         """As a rank's."""
+        share: Share = ray.get(collector.share.remote(step, 0))
         time.sleep(max(0.0, self._ended + self._pace - time.time()))
         self._ended = time.time()
         return Statistics(tokens=1.0, steps=len(share.plans), work=[(self._ended, self._ended)])
