@@ -70,6 +70,13 @@ PANELS = (
     Panel("Zero-variance groups", "share of groups", "all rewards equal: dropped", ("zero_variance",), (0, 1)),
     Panel("Clipped tokens", "share of tokens", "and left out or cut by correction", ("clip_ratio", "corrected"), (0,)),
     Panel("Mismatch", "nats, log scale", "log-probs of trainer and engine", ("mismatch", "mismatch_max"), log=True),
+    Panel(
+        "Stale tokens",
+        "share of tokens",
+        "sampled under weights so many versions older than the policy",
+        tuple(f"staleness.{age}" for age in range(1, 9)),
+        (0,),
+    ),
     Panel("First candidate named", "share of verdicts", "dashed: no preference", ("first_share",), (0, 1), 0.5),
     Panel("Unusable judgements", "share", "without a verdict, or cut off", ("no_verdict", "truncated"), (0,)),
 )

@@ -62,7 +62,9 @@ def test_a_run_leaves_everything_behind(quick: Path) -> None:
     assert summary["steps"] == 2
     assert all(row["groups"] > 0 for row in rows(quick / "metrics.jsonl")), "every step had something to train on"
     assert summary["seed"] == 0
-    assert summary["seconds"].keys() >= {"distill", "start", "evaluate", "rollout", "reference", "update", "total"}
+    assert summary["seconds"].keys() >= {"ray", "distill", "start", "evaluate", "rollout", "update", "sync", "total"}
+    assert all(row["staleness"] == {"0": 1.0} for row in rows(quick / "metrics.jsonl"))
+    assert all(row["work"]["reference"] > 0 for row in rows(quick / "metrics.jsonl"))
     assert summary["versions"].keys() >= {"torch", "ray", "deepspeed", "transformers", "openrlhf"}
     assert [row["step"] for row in rows(quick / "metrics.jsonl")] == [1, 2]
     assert list((quick / "tensorboard").iterdir())
@@ -111,6 +113,23 @@ def test_the_judge_is_a_hugging_face_model(quick: Path) -> None:
     assert "# quick" in (judge / "README.md").read_text()
     assert (judge / "plots" / "training.png").exists()
     assert json.loads((judge / "training" / "summary.json").read_text())["steps"] == 2
+
+
+@pytest.mark.thorough
+def test_asynchronous_steps_are_stale_within_their_bound(quick: Path, tmp_path: Path) -> None:
+    flags = ("--model", quick / "judge", "--run-dir", tmp_path / "run", "--steps", 4, "--grpo.max-staleness", 2)
+    run = grpo(*SMALL, *flags)
+    assert run.returncode == 0, run.stdout + run.stderr
+    steps = rows(tmp_path / "run" / "metrics.jsonl")
+    ages = [{int(age) for age in row["staleness"]} for row in steps]
+    assert ages[0] == {0}
+    assert max(set().union(*ages)) in (1, 2), "something was sampled ahead, and nothing too far"
+    for number, row in enumerate(steps, start=1):
+        assert sum(row["staleness"].values()) == pytest.approx(1)
+        judged = rows(tmp_path / "run" / "judgements" / f"step-{number:06d}.jsonl")
+        assert sum(row["completion_tokens"] for row in judged) == row["tokens"]
+    assert "mode: clip" in (tmp_path / "run" / "config.yaml").read_text(), "what is stale is corrected for"
+    assert "Stale tokens" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.thorough
