@@ -5,6 +5,7 @@ A token is carried from the engine that sampled it to the gradient without being
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -58,6 +59,11 @@ class RolloutGroup:
     rollouts: tuple[Rollout, ...]
     version: int
     work: Interval = (0.0, 0.0)
+
+    @property
+    def versions(self) -> Mapping[int, int]:
+        """Tokens by the weight version that they were sampled under."""
+        return Counter(np.concatenate([rollout.versions for rollout in self.rollouts]).tolist())
 
 
 @dataclass(frozen=True, slots=True)

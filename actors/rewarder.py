@@ -248,6 +248,8 @@ class _Rewarder:
             lengths=[len(rollout.ids) for rollout in group.rollouts],
             truncated=[rollout.truncated for rollout in group.rollouts],
             prompt_length=len(group.prompt.ids),
+            versions=group.versions,
+            work=group.work,
         )
         return score, record
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import signal
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +11,6 @@ from pathlib import Path
 from types import FrameType
 from typing import cast
 
-import numpy as np
 import ray
 
 from actors.config import VerifierConfig
@@ -149,7 +147,7 @@ def _group_score(group: RolloutGroup, rewarded: Sequence[Rewarded]) -> GroupScor
         lengths=[len(rollout.ids) for rollout in group.rollouts],
         truncated=[rollout.truncated for rollout in group.rollouts],
         prompt_length=len(group.prompt.ids),
-        versions=Counter(np.concatenate([rollout.versions for rollout in group.rollouts]).tolist()),
+        versions=group.versions,
         work=group.work,
     )
 
