@@ -62,13 +62,13 @@ class MicroBatch(ABC):
     """Examples ready for one forward pass, and their per-token values as matrices with a row for each example.
 
     `inputs` are the model's arguments with the positions that are kept of what it computes (`logits_to_keep`),
-    `targets` the ids that follow them, and `wanted` which of those are completion tokens (None: all). `mask` and every
-    matrix are [examples, width], `advantages` is [examples, 1].
+    `targets` the ids that follow them, and `wanted` which of those are completion tokens. `mask` and every matrix are
+    [examples, width], `advantages` is [examples, 1].
     """
 
     inputs: dict[str, torch.Tensor]
     targets: torch.Tensor
-    wanted: torch.Tensor | None = None
+    wanted: torch.Tensor
 
     def __init__(self, examples: Sequence[Example], starts: Sequence[int], width: int, device: torch.device):
         import torch
@@ -156,6 +156,7 @@ class Packed(MicroBatch):
             "logits_to_keep": kept,
         }
         self.targets = ids[None, kept + 1]
+        self.wanted = torch.ones_like(self.targets, dtype=torch.bool)
         super().__init__(examples, [0] * len(examples), max(e.completion_length for e in examples), device)
 
     @override

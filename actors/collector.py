@@ -37,7 +37,7 @@ class Batch:
     """What the driver learns of a step's batch; none of it grows with the batch.
 
     `groups` is how many are trained on; `seconds` is how long it took to make; `generate` and `reference` are when
-    engines and reference worked for it.
+    engines and reference worked for it. `written` is there once the judgements are on disk.
     """
 
     groups: int
@@ -45,6 +45,7 @@ class Batch:
     seconds: float
     generate: list[Interval]
     reference: list[Interval]
+    written: ray.ObjectRef
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ class _Wave:
     judgements: list[ray.ObjectRef] = field(default_factory=list)
     reference_work: list[ray.ObjectRef] = field(default_factory=list)
 
+    @property
+    def groups(self) -> int:
+        """How many groups teach something."""
+        return sum(map(len, self.kept))
+
 
 class _Collector:
     """Makes the batches of a run, in a thread of its own; the driver asks for them one after the other."""
@@ -92,8 +98,7 @@ class _Collector:
         references: Sequence[ActorHandle],
     ):
         self._asked, self._tasks = asked, tasks()
-        self._pool, self._verifier, self._references = pool, verifier, itertools.cycle(references)
-        self._needs_reference = bool(references)
+        self._pool, self._verifier, self._references = pool, verifier, references
         self._changed = threading.Condition()
         self._batches: dict[int, Batch] = {}
         self._shares: dict[int, list[Share]] = {}
@@ -149,25 +154,23 @@ class _Collector:
         grpo, both = self._asked.grpo, self._asked.both_orders
         wave = _Wave()
         for round_ in range(1 + grpo.refill_rounds):
-            missing = grpo.groups - sum(map(len, wave.kept))
+            missing = grpo.groups - wave.groups
             tasks = list(itertools.islice(self._tasks, missing + (missing % 2 if both else 0)))
             self._sample(tasks, wave, (self._asked.seed, "step", step, round_))
-            if sum(map(len, wave.kept)) >= grpo.groups:
+            if wave.groups >= grpo.groups:
                 break
         path = self._asked.judgements / f"step-{step:06d}.jsonl"
         written = self._verifier.write.remote(path, {"step": step}, *wave.judgements)
-        timeout = self._asked.rollout.timeout_s
-        reference = ray.get(wave.reference_work, timeout=timeout)
-        ray.get(written, timeout=timeout)
+        reference = ray.get(wave.reference_work, timeout=self._asked.rollout.timeout_s)
         found = [[one.score for one in together] for together in wave.sampled]
         self._shares[step] = self._dealt(wave.kept)
-        kept = sum(map(len, wave.kept))
         return Batch(
-            kept,
-            batch_metrics(found, kept, refills=round_),
+            wave.groups,
+            batch_metrics(found, wave.groups, refills=round_),
             time.time() - begun,
             merged([score.work for together in found for score in together]),
             merged(reference),
+            written,
         )
 
     def _dealt(self, kept: Sequence[Sequence[Scored]]) -> list[Share]:
@@ -191,7 +194,7 @@ class _Collector:
         arrived: dict[int, dict[int, ray.ObjectRef]] = defaultdict(dict)
         scoring: dict[ray.ObjectRef, int] = {}
         judged: dict[int, ray.ObjectRef] = {}
-        pairs: dict[int, list[Scored]] = {}
+        pairs: dict[int, tuple[list[list[Scored]], list[list[Scored]]]] = {}
 
         def take(timeout: float) -> None:
             """Take in what the verifier has scored; without a timeout, what it has by now."""
@@ -199,8 +202,10 @@ class _Collector:
             for ref in done:
                 number = scoring.pop(ref)
                 groups = arrived.pop(number)
-                pairs[number] = [Scored(groups[score.index], score) for score in ray.get(ref)]
-                self._refer(pairs[number], wave)
+                sampled = self._baselines([Scored(groups[score.index], score) for score in ray.get(ref)])
+                kept = [together for together in sampled if not zero_variance([one.score for one in together])]
+                self._refer([one for together in kept for one in together], wave)
+                pairs[number] = sampled, kept
 
         for task, group in self._pool.rollout(tasks, Sampling.of(self._asked.rollout), seed):
             number = task.index // orders
@@ -216,33 +221,25 @@ class _Collector:
         if scoring:
             raise TimeoutError(f"the verifier did not score within rollout.timeout_s={self._asked.rollout.timeout_s:g}")
         for number in sorted(pairs):
+            sampled, kept = pairs[number]
             wave.judgements.append(judged[number])
-            for together in self._baselines(pairs[number]):
-                wave.sampled.append(together)
-                if not zero_variance([one.score for one in together]):
-                    wave.kept.append(together)
+            wave.sampled += sampled
+            wave.kept += kept
 
     def _baselines(self, pair: list[Scored]) -> list[list[Scored]]:
         """A pair's groups, those that share a baseline together."""
         return [pair] if self._asked.grpo.baseline == "pair" else [[one] for one in pair]
 
-    def _refer(self, pair: list[Scored], wave: _Wave) -> None:
+    def _refer(self, kept: Sequence[Scored], wave: _Wave) -> None:
         """Have the reference score what will be trained on, while other groups are still being sampled."""
-        if not self._needs_reference:
+        if not kept or not self._references:
             return
-        wanted = [
-            one
-            for together in self._baselines(pair)
-            if not zero_variance([each.score for each in together])
-            for one in together
-        ]
-        if wanted:
-            groups = [one.group for one in wanted]
-            method = next(self._references).log_probs.options(num_returns=len(groups) + 1)
-            *refs, work = method.remote(self._asked.rollout.temperature, *groups)
-            wave.reference_work.append(work)
-            for one, ref in zip(wanted, refs, strict=True):
-                one.reference = ref
+        reference = self._references[len(wave.reference_work) % len(self._references)]
+        method = reference.log_probs.options(num_returns=len(kept) + 1)
+        *refs, work = method.remote(self._asked.rollout.temperature, *(one.group for one in kept))
+        wave.reference_work.append(work)
+        for one, ref in zip(kept, refs, strict=True):
+            one.reference = ref
 
 
 Collector = ray.remote(_Collector)

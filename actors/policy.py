@@ -68,7 +68,7 @@ class PolicyGroup:
 
     def connect_engines(self, pool: RolloutPool, engine_ranks: int, config: WeightsConfig) -> None:
         """Set up the weight transfer to every engine of the pool."""
-        self._all("connect_engines", pool.engines, engine_ranks, config)
+        self._all("connect_engines", pool, engine_ranks, config)
 
     def sync(self, probe: Sequence[int], tolerance: float) -> float:
         """Send the weights to the engines as the next version; both sides score a fixed text.

@@ -21,12 +21,13 @@ from actors.errors import PolicyError
 from actors.losses import LossTerms, Totals, grpo_loss, sft_loss
 from actors.models import model_folder, tensor_files, without_scikit_learn
 from actors.records import Example, Interval, LogProbs, RolloutGroup
-from actors.scoring import Scorer
 from actors.shares import Plan, Share
 
 if TYPE_CHECKING:
     import torch
     from ray.actor import ActorHandle
+
+    from actors.rollout import RolloutPool
 
 _TOKENIZER_FILES = ("*token*.json", "tokenizer.model", "vocab.*", "merges.txt", "chat_template.*")
 
@@ -149,6 +150,7 @@ class _PolicyRank:
         from transformers.integrations import HfDeepSpeedConfig
 
         from actors import lora
+        from actors.scoring import Scorer
 
         config = zero3_config(self._policy, optimizer, self._device_name)
         self._hf_config = HfDeepSpeedConfig(config)  # must be alive while from_pretrained partitions the parameters
@@ -198,13 +200,14 @@ class _PolicyRank:
             raise PolicyError(f"rank {self._rank}: {len(wrong)} tensors differ from {folder}: {wrong[:5]}")
         return len(self._parameters)
 
-    def connect_engines(self, engines: Sequence[ActorHandle], engine_ranks: int, config: WeightsConfig) -> None:
+    def connect_engines(self, pool: RolloutPool, engine_ranks: int, config: WeightsConfig) -> None:
         """Set up the weight transfer to the engines, with vLLM's trainer-side interface."""
         from actors import weights
 
-        self._client = weights.EngineClient(engines, self._policy.timeout_s, engine_ranks)
+        self._pool = pool
+        self._client = weights.EngineClient(pool.engines, self._policy.timeout_s, engine_ranks)
         source = weights.Zero3Source(self._parameters, config.bucket_mib * 2**20)
-        self._sender = weights.trainer(config, self._rank, len(engines) * engine_ranks, self._client, source)
+        self._sender = weights.trainer(config, self._rank, len(pool.engines) * engine_ranks, self._client, source)
 
     def send_weights(self, version: int, probe: Sequence[int]) -> Disagreement:
         """Make the current parameters `version` on every engine; returns where rank 0 and an engine disagree most.
@@ -218,8 +221,8 @@ class _PolicyRank:
         self._client.wait()
         if mine is None or self._rank != 0:
             return Disagreement()
-        theirs = self._client.score(probe)
-        found = [Disagreement.between(mine, scored, engine) for engine, scored in enumerate(theirs)]
+        scores = enumerate(self._pool.score(probe))
+        found = [Disagreement.between(mine, theirs, engine) for engine, theirs in scores]
         return max(found, key=lambda one: one.difference)
 
     def _settle(self) -> None:

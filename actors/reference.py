@@ -11,7 +11,6 @@ from actors.batching import Padded, micro_batches
 from actors.config import ReferenceConfig
 from actors.models import model_folder, without_scikit_learn
 from actors.records import Example, Interval, LogProbs, RolloutGroup
-from actors.scoring import Scorer
 
 
 class _ReferenceModel:
@@ -22,6 +21,8 @@ class _ReferenceModel:
 
         without_scikit_learn()
         from transformers import AutoModelForCausalLM
+
+        from actors.scoring import Scorer
 
         if device == "cpu":
             torch.set_num_threads(config.threads)

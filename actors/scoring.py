@@ -57,9 +57,6 @@ def _head_forward(head: Any, hidden: torch.Tensor) -> torch.Tensor:
     if head.wanted is None:
         return torch.nn.functional.linear(hidden, head.weight, head.bias)
     targets, mask, temperature = head.wanted
-    if mask is None:
-        scored = TokenLogProbs.apply(hidden.flatten(0, 1), head.weight, head.bias, targets.flatten(), temperature)
-        return torch.stack(scored, -1).view(*targets.shape, 2)
     scored = TokenLogProbs.apply(hidden[mask], head.weight, head.bias, targets[mask], temperature)
     whole = hidden.new_zeros((*targets.shape, 2), dtype=torch.float32)
     return whole.masked_scatter(mask.unsqueeze(-1), torch.stack(scored, -1))

@@ -40,7 +40,6 @@ from vllm.distributed.weight_transfer.base import (
 
 from actors.config import WeightsConfig
 from actors.lora import PlainParameter
-from actors.records import LogProbs
 from actors.reload import repack_lm_head
 
 WORKER_EXTENSION = "actors.weights.WorkerExtension"
@@ -143,16 +142,12 @@ class EngineClient:
         self._wait(self._loading)
         self._loading = []
 
-    def score(self, ids: Sequence[int]) -> list[LogProbs]:
-        """Every engine's log-probabilities of a text, [length - 1] each."""
-        return self._wait([engine.score.remote(ids) for engine in self.engines])
-
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Make the new weights and `version` those that every engine samples with."""
         self._wait([engine.finish_weight_update.remote(self.version) for engine in self.engines])
 
-    def _wait(self, refs: list[ray.ObjectRef]) -> list[Any]:
-        return ray.get(refs, timeout=self.timeout_s)
+    def _wait(self, refs: list[ray.ObjectRef]) -> None:
+        ray.get(refs, timeout=self.timeout_s)
 
 
 def trainer(

@@ -62,8 +62,7 @@ def train(config: RunConfig, run: Run, data: Data, model: str) -> None:
 
 def collecting(graph: Graph, config: RunConfig, data: Data, run: Run, both_orders: bool) -> ActorHandle:
     """The actor that makes the run's batches. It begins at once, so the engines must have their weights."""
-    folder = run.judgements(1).parent
-    asked = Asked(config.grpo, config.rollout, config.policy, both_orders, config.seed, config.steps, folder)
+    asked = Asked(config.grpo, config.rollout, config.policy, both_orders, config.seed, config.steps, run.judgements)
     return graph.collector(asked, partial(data.tasks, both_orders))
 
 
@@ -80,6 +79,7 @@ def grpo_step(graph: Graph, collector: ActorHandle, config: RunConfig, run: Run,
         with clock("sync"):  # with max_staleness 0, nothing is sampled before every engine has shown the new weights
             probe = graph.policy.sync(graph.probe, config.weights.probe_tolerance)
     collector.trained.remote(step)
+    ray.get(batch.written, timeout=config.rollout.timeout_s)
     run.clock.add(clock)
     return step_metrics(batch, update, probe, version, clock.seconds)
 

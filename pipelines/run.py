@@ -113,9 +113,10 @@ class Run:
         self.writer.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
         self.writer.flush()
 
-    def judgements(self, step: int) -> Path:
-        """Where the judgements of a step go."""
-        return self.folder / "judgements" / f"step-{step:06d}.jsonl"
+    @property
+    def judgements(self) -> Path:
+        """The folder that the judgements of every step go to."""
+        return self.folder / "judgements"
 
     def finish(self, summary: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         """Write summary.json and report.html."""

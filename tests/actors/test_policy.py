@@ -12,20 +12,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from actors.config import LossConfig, OptimizerConfig, PlacementConfig, PolicyConfig, ReferenceConfig, RolloutConfig
+from actors.config import OptimizerConfig, PlacementConfig, PolicyConfig, ReferenceConfig, RolloutConfig
 from actors.errors import PolicyError
 from actors.placement import Placement, plan
 from actors.policy import PolicyGroup
-from actors.records import Example, Prompt, Rollout, RolloutGroup
+from actors.records import Example, RolloutGroup
 from actors.reference import ReferenceModel
-from actors.shares import shares
-from evals.pairs import Message, Pair
-from tests.dealing import dealer
+from tests.dealing import random_groups, update
 
 # With a large epsilon AdamW's first step is lr * gradient / epsilon, as plain as SGD's. With the usual one it is
 # lr * sign(gradient), in which the rounding of a gradient near zero shows in full.
 OPTIMIZER = OptimizerConfig(lr=100.0, epsilon=10.0)
-PAIR = Pair("p", (Message(role="user", content="?"),), "x", "y", "a")
 TEXT = list(range(5, 45))
 
 
@@ -53,39 +50,6 @@ def start(ray_session: None) -> Iterator[Callable[..., PolicyGroup]]:
         placement.release()
 
 
-def groups(seed: int = 0, count: int = 5, samples: int = 4) -> list[RolloutGroup]:
-    """Groups of random tokens of uneven lengths."""
-    rng = np.random.default_rng(seed)
-
-    def rollout() -> Rollout:
-        ids = rng.integers(5, 300, rng.integers(3, 30)).astype(np.int32)
-        log_probs = rng.normal(-3, 1, len(ids)).astype(np.float32)
-        return Rollout(ids, log_probs, truncated=False, versions=np.ones_like(ids))
-
-    return [
-        RolloutGroup(
-            index,
-            Prompt(PAIR, "ab", rng.integers(5, 300, rng.integers(8, 20)).astype(np.int32)),
-            tuple(rollout() for _ in range(samples)),
-            version=1,
-        )
-        for index in range(count)
-    ]
-
-
-def update(policy: PolicyGroup, batch: list[RolloutGroup], references: list, minibatches: int = 1) -> dict[str, float]:
-    rng = np.random.default_rng(1)
-    dealt = shares(
-        [ray.put(group) for group in batch],
-        [ray.put(reference) for reference in references],
-        advantages=[rng.normal(size=len(group.rollouts)).tolist() for group in batch],
-        lengths=[[(len(g.prompt.ids) + len(r.ids), len(r.ids)) for r in g.rollouts] for g in batch],
-        minibatches=minibatches,
-        policy=policy.policy,
-    )
-    return policy.update_grpo(dealer(dealt), 1, LossConfig(kl_coef=0.1), temperature=1.0)
-
-
 def references(model: Path, batch: list[RolloutGroup]) -> list[list[np.ndarray]]:
     reference = ReferenceModel.remote(str(model), "float32", ReferenceConfig(), "cpu")
     *found, _ = reference.log_probs.options(num_returns=len(batch) + 1).remote(1.0, *batch)
@@ -105,7 +69,7 @@ def test_every_load_on_two_ranks_is_exact(
     model = make_model()
     expected = hugging_face_log_probs(model, TEXT)
     policy = start(model, ranks=2)
-    batch = groups()
+    batch = random_groups()
     losses = set()
     for _ in range(loads):
         # Every load gathers each tensor and compares it with the file; a difference raises.
@@ -118,7 +82,7 @@ def test_every_load_on_two_ranks_is_exact(
 def test_one_and_two_ranks_take_the_same_step(
     start: Callable[..., PolicyGroup], make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    model, batch = make_model(), groups()
+    model, batch = make_model(), random_groups()
     scored = references(model, batch)
     saved, metrics = {}, {}
     for ranks in (1, 2):
@@ -137,7 +101,7 @@ def test_one_and_two_ranks_take_the_same_step(
 
 
 def test_statistics_agree_with_plain_torch(start: Callable[..., PolicyGroup], make_model: Callable[..., Path]) -> None:
-    model, batch = make_model(), groups(count=2)
+    model, batch = make_model(), random_groups(count=2)
     metrics = update(start(model, ranks=1), batch, references(make_model(seed=1), batch))
     entropies, mismatches, kls = [], [], []
     policy, other = (AutoModelForCausalLM.from_pretrained(make_model(seed=s), dtype=torch.float32) for s in (0, 1))
@@ -162,7 +126,7 @@ def test_statistics_agree_with_plain_torch(start: Callable[..., PolicyGroup], ma
 def test_several_minibatches_clip_against_the_policy_that_sampled(
     start: Callable[..., PolicyGroup], make_model: Callable[..., Path]
 ) -> None:
-    batch = groups(count=6)
+    batch = random_groups(count=6)
     once = update(start(make_model(), ranks=2), batch, [])
     assert once["clip_ratio"] == 0  # the policy that sampled is the one updated
     many = update(start(make_model(), ranks=2), batch, [], minibatches=3)
@@ -201,14 +165,14 @@ def test_supervised_step_lowers_the_loss_of_its_own_batch(
 def test_cheaper_ways_to_the_same_step(
     start: Callable[..., PolicyGroup], make_model: Callable[..., Path], settings: dict, tolerance: float
 ) -> None:
-    exact = update(start(make_model(), ranks=1), groups(), [])
-    cheap = update(start(make_model(), ranks=2 if "packing" in settings else 1, **settings), groups(), [])
+    exact = update(start(make_model(), ranks=1), random_groups(), [])
+    cheap = update(start(make_model(), ranks=2 if "packing" in settings else 1, **settings), random_groups(), [])
     for name in ("loss", "entropy", "grad_norm"):
         assert cheap[name] == pytest.approx(exact[name], rel=tolerance), name
 
 
 def test_a_rank_without_samples_keeps_step(start: Callable[..., PolicyGroup], make_model: Callable[..., Path]) -> None:
-    metrics = update(start(make_model(), ranks=2), groups(count=1, samples=1), [])
+    metrics = update(start(make_model(), ranks=2), random_groups(count=1, samples=1), [])
     assert np.isfinite(metrics["loss"])
 
 

@@ -121,7 +121,7 @@ def test_new_weights_arrive_while_judgements_are_being_sampled(
     assert all((np.diff(one.versions) >= 0).all() for _, one in rollouts)
     seen = {tuple(sorted(set(one.versions.tolist()))) for _, one in rollouts}
     assert ((1, 2) in seen) == (in_flight == "keep"), seen
-    assert (2,) in seen
+    assert in_flight == "keep" or (2,) in seen, "nothing was being sampled when the weights arrived"
     before = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     for prompt, one in rollouts:
         whole = np.concatenate([prompt.ids, one.ids]).tolist()
