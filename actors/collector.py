@@ -107,8 +107,14 @@ class _Collector:
         threading.Thread(target=self._make, daemon=True).start()
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, from 1, once it is there. Raises what making it raised."""
+        """The batch of a step, from 1, once it is there. Raises what making it raised.
+
+        Whoever asks says by it that the policy has taken the step before, and that every engine has its weights.
+        """
         with self._changed:
+            self._shares.pop(step - 1, None)
+            self._trained = step - 1
+            self._changed.notify_all()
             self._changed.wait_for(lambda: step in self._batches or self._error)
             if self._error and step not in self._batches:
                 raise self._error
@@ -121,13 +127,6 @@ class _Collector:
         driver would pay for each group.
         """
         return self._shares[step][rank]
-
-    def trained(self, step: int) -> None:
-        """The policy has taken this step and every engine has its weights."""
-        with self._changed:
-            self._shares.pop(step, None)
-            self._trained = step
-            self._changed.notify_all()
 
     def _make(self) -> None:
         try:

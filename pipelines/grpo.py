@@ -78,7 +78,6 @@ def grpo_step(graph: Graph, collector: ActorHandle, config: RunConfig, run: Run,
             update = graph.policy.update_grpo(collector, step, config.grpo.loss, config.rollout.temperature)
         with clock("sync"):  # with max_staleness 0, nothing is sampled before every engine has shown the new weights
             probe = graph.policy.sync(graph.probe, config.weights.probe_tolerance)
-    collector.trained.remote(step)
     ray.get(batch.written, timeout=config.rollout.timeout_s)
     run.clock.add(clock)
     return step_metrics(batch, update, probe, version, clock.seconds)
