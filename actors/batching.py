@@ -1,10 +1,14 @@
-"""How examples become micro-batches: balanced over ranks by length, filled to a token budget."""
+"""How examples become micro-batches: balanced over ranks by length, filled to a token budget.
+
+Examples of one group have the same prompt. Where the model's attention allows, it stands in a micro-batch once
+(`Grouped`), and nothing is padded; elsewhere every example is a row of its own (`Padded`).
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,25 +29,54 @@ def split_over_ranks(lengths: Sequence[int], ranks: int) -> list[list[int]]:
     return get_seqlen_balanced_partitions(list(lengths), ranks, equal_size=False)
 
 
-def packed_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Group examples so that no group holds more than `budget` tokens in all: first fit, longest first.
+def pieces(prompts: Sequence[int], lengths: Sequence[tuple[int, int]], budget: int, least: int = 1) -> list[list[int]]:
+    """Indices of examples that share a prompt and stay together; an example has a number for its prompt, `prompts[i]`.
 
-    An example longer than the budget stands alone.
+    A group is cut where it would hold more than `budget` tokens, its prompt counted once a piece, and where there
+    would be fewer than `least` pieces of all. `lengths` are (whole, completion).
+    """
+    groups: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        groups.setdefault(prompt, []).append(index)
+    parts = -(-least // max(len(groups), 1))
+    found: list[list[int]] = []
+    for group in groups.values():
+        most = -(-len(group) // parts)
+        tokens = 0
+        for place, index in enumerate(group):
+            whole, completion = lengths[index]
+            if place % most == 0 or tokens + completion > budget:
+                found.append([])
+                tokens = whole - completion
+            found[-1].append(index)
+            tokens += completion
+    return found
+
+
+def tokens_of(piece: Sequence[int], lengths: Sequence[tuple[int, int]]) -> int:
+    """How many tokens a piece has, its prompt counted once."""
+    return sum(lengths[i][1] for i in piece) + max(lengths[i][0] - lengths[i][1] for i in piece)
+
+
+def filled(sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """Group what has these sizes so that no group is larger than `budget`: first fit, largest first.
+
+    What is larger than the budget stands alone.
     """
     batches: list[list[int]] = []
     room: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        fits = next((place for place, left in enumerate(room) if lengths[index] <= left), None)
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        fits = next((place for place, left in enumerate(room) if sizes[index] <= left), None)
         if fits is None:
             batches.append([index])
-            room.append(budget - lengths[index])
+            room.append(budget - sizes[index])
         else:
             batches[fits].append(index)
-            room[fits] -= lengths[index]
+            room[fits] -= sizes[index]
     return batches
 
 
-def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def padded_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Group examples of like length so that no group holds more than `budget` padded tokens.
 
     Longest first, so that the largest micro-batch shows at once whether it fits in memory. An example longer than
@@ -58,6 +91,20 @@ def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return batches
 
 
+def micro_batches(
+    together: Sequence[Sequence[int]], lengths: Sequence[tuple[int, int]], budget: int, shared: bool
+) -> list[list[int]]:
+    """Indices of the examples of each micro-batch, made of pieces that stay together.
+
+    The budget counts a piece's prompt once where prompts are shared, and padding where they are not.
+    """
+    if shared:
+        batches = filled([tokens_of(piece, lengths) for piece in together], budget)
+        return [[index for place in batch for index in together[place]] for batch in batches]
+    rows = [index for piece in together for index in piece]
+    return [[rows[place] for place in batch] for batch in padded_batches([lengths[i][0] for i in rows], budget)]
+
+
 class MicroBatch(ABC):
     """Examples ready for one forward pass, and their per-token values as matrices with a row for each example.
 
@@ -66,7 +113,7 @@ class MicroBatch(ABC):
     [examples, width], `advantages` is [examples, 1].
     """
 
-    inputs: dict[str, torch.Tensor]
+    inputs: dict[str, Any]
     targets: torch.Tensor
     wanted: torch.Tensor
 
@@ -133,32 +180,59 @@ class Padded(MicroBatch):
         return values
 
 
-class Packed(MicroBatch):
-    """One row for all examples, one behind the other, without padding.
+class Grouped(MicroBatch):
+    """One row for all examples without padding, in which a prompt stands once before all its completions.
 
-    Positions start anew with each example; transformers then lets no token look into another example. Logits are
-    computed at the positions that predict completion tokens and nowhere else. Every completion starts its matrix row.
+    Examples with the same prompt stand next to each other. `inputs` tell the model's attention where (see
+    `actors/attention.py`), and positions count on from the prompt in every completion. Its last position is kept once
+    for each of them. Every completion starts its matrix row.
     """
 
     def __init__(self, examples: Sequence[Example], device: torch.device):
         import torch
 
-        ends = np.cumsum([len(example.ids) for example in examples])
-        keep = [
-            np.arange(end - example.completion_length, end) - 1 for example, end in zip(examples, ends, strict=True)
-        ]
-        ids = torch.from_numpy(np.concatenate([example.ids for example in examples]).astype(np.int64)).to(device)
-        positions = np.concatenate([np.arange(len(example.ids)) for example in examples])
+        from actors.attention import Groups, Span
+
+        ids: list[npt.NDArray[np.int32]] = []
+        positions: list[npt.NDArray[np.int_]] = []
+        keep: list[npt.NDArray[np.int_]] = []
+        spans: list[Span] = []
+        at = 0
+        for group in _same_prompt(examples):
+            prompt, begin = group[0].prompt_length, at
+            at += prompt
+            ids.append(group[0].ids[:prompt])
+            positions.append(np.arange(prompt))
+            for example in group:
+                keep += [np.array([begin + prompt - 1]), np.arange(at, at + example.completion_length - 1)]
+                ids.append(example.ids[prompt:])
+                positions.append(np.arange(prompt, len(example.ids)))
+                at += example.completion_length
+            lengths = [example.completion_length for example in group]
+            spans.append(Span(begin, prompt, lengths, device) if group[1:] else Span(begin, at - begin, [], device))
         kept = torch.from_numpy(np.concatenate(keep)).to(device)
         self.inputs = {
-            "input_ids": ids[None],
-            "position_ids": torch.from_numpy(positions).to(device)[None],
+            "input_ids": torch.from_numpy(np.concatenate(ids).astype(np.int64)).to(device)[None],
+            "position_ids": torch.from_numpy(np.concatenate(positions)).to(device)[None],
             "logits_to_keep": kept,
+            "groups": Groups(spans),
         }
-        self.targets = ids[None, kept + 1]
+        targets = np.concatenate([example.ids[example.prompt_length :] for example in examples])
+        self.targets = torch.from_numpy(targets.astype(np.int64)).to(device)[None]
         self.wanted = torch.ones_like(self.targets, dtype=torch.bool)
         super().__init__(examples, [0] * len(examples), max(e.completion_length for e in examples), device)
 
     @override
     def by_example(self, values: torch.Tensor) -> torch.Tensor:
         return self.mask.new_zeros(self.mask.shape).masked_scatter(self.mask.bool(), values[0])
+
+
+def _same_prompt(examples: Sequence[Example]) -> list[list[Example]]:
+    """Examples next to each other that have the same prompt."""
+    groups: list[list[Example]] = []
+    for example in examples:
+        if groups and np.array_equal(groups[-1][0].prompt, example.prompt):
+            groups[-1].append(example)
+        else:
+            groups.append([example])
+    return groups

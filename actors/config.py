@@ -90,12 +90,12 @@ class PolicyConfig(Settings):
     threads: PositiveInt = Field(2, description="torch threads of a rank on CPU")
     dtype: Literal["float32", "bfloat16"] = "float32"
     micro_batch_tokens: PositiveInt = Field(
-        4096, description="padded tokens that one forward and backward holds; on CPU as many as its cache"
+        4096, description="tokens that one forward and backward holds; on CPU as many as its cache"
+    )
+    share_prompts: bool = Field(
+        True, description="compute a group's prompt once, and pad nothing, where the model's attention allows it"
     )
     gradient_checkpointing: bool = False
-    packing: PositiveInt | None = Field(
-        None, description="join sequences to rows of so many tokens, without looking across; empty: pad them"
-    )
     lora: LoraConfig | None = Field(None, description="train adapters alone; empty: train every parameter")
     persistence_threshold: int = Field(100_000, ge=0, description="ZeRO-3 keeps smaller parameters whole")
     timeout_s: PositiveFloat = Field(1800.0, description="longest that a collective or an update may take")

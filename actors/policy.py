@@ -55,8 +55,13 @@ class PolicyGroup:
         return group
 
     def load(self, optimizer: OptimizerConfig, total_steps: int) -> list[int]:
-        """Load the model on every rank with a new optimizer; returns the number of tensors compared on each."""
-        return self._all("load", self.model, optimizer, total_steps)
+        """Load the model on every rank with a new optimizer; returns the number of tensors compared on each.
+
+        From here on `policy.share_prompts` says whether prompts are shared, which depends on the model too.
+        """
+        compared = self._all("load", self.model, optimizer, total_steps)
+        self.policy = self.policy.model_copy(update={"share_prompts": all(self._all("shares_prompts"))})
+        return compared
 
     def compare_with(self, model: str | Path) -> list[int]:
         """Hold every parameter but adapters against a model's files; raises PolicyError naming those that differ."""
@@ -97,7 +102,7 @@ class PolicyGroup:
 
     def update_sft(self, examples: ray.ObjectRef, lengths: Sequence[tuple[int, int]]) -> dict[str, Any]:
         """One step on a list of Example behind a ref; `lengths` has (whole, completion) of each."""
-        dealt = plans([(0, i) for i in range(len(lengths))], [0.0] * len(lengths), lengths, self.policy)
+        dealt = plans([(i, 0) for i in range(len(lengths))], [0.0] * len(lengths), lengths, self.policy)
         refs = [rank.update_sft.remote(plan, examples) for rank, plan in zip(self.ranks, dealt, strict=True)]
         return self._statistics(refs)
 

@@ -15,7 +15,7 @@ import numpy as np
 import ray
 
 from actors import checkpoint
-from actors.batching import MicroBatch, Packed, Padded
+from actors.batching import Grouped, MicroBatch, Padded
 from actors.config import LossConfig, OptimizerConfig, PolicyConfig, WeightsConfig
 from actors.errors import PolicyError
 from actors.losses import LossTerms, Totals, grpo_loss, sft_loss
@@ -160,7 +160,7 @@ class _PolicyRank:
         if self._policy.gradient_checkpointing:
             module.gradient_checkpointing_enable()
         self._adapted = lora.add_adapters(module, self._policy.lora, model) if self._policy.lora else None
-        self._score = Scorer(module)
+        self._score = Scorer(module, self._policy.share_prompts)
         adamw = torch.optim.AdamW(
             [parameter for parameter in module.parameters() if parameter.requires_grad],
             lr=optimizer.lr,
@@ -175,6 +175,10 @@ class _PolicyRank:
         self._pad = module.config.pad_token_id or 0
         self._parameters = lora.plain_parameters(module)
         return self.compare_with(folder)
+
+    def shares_prompts(self) -> bool:
+        """Whether a micro-batch has a group's prompt once: asked for, and possible with this model's attention."""
+        return self._score.shares_prompts
 
     def compare_with(self, model: str | Path) -> int:
         """Gather every parameter and hold it against a model's files, adapters apart. Returns how many there are.
@@ -240,9 +244,9 @@ class _PolicyRank:
             batch = self._micro_batch([Example(np.array(ids, np.int32), prompt_length=1)], [0])
             return batch.rows(self._forward(batch, 1.0)[0])[0]
 
-    def update_sft(self, plan: Plan, *sources: Sequence[Example]) -> Statistics:
-        """One optimizer step of supervised fine-tuning on the examples that the plan picks from the sources."""
-        examples = [sources[source][sample] for source, sample in plan.picks]
+    def update_sft(self, plan: Plan, given: Sequence[Example]) -> Statistics:
+        """One optimizer step of supervised fine-tuning on the examples that the plan picks."""
+        examples = [given[source] for source, _ in plan.picks]
 
         def loss(batch: MicroBatch, log_probs: torch.Tensor, rows: list[int]) -> LossTerms:
             return sft_loss(log_probs, batch.mask, plan.totals)
@@ -343,8 +347,8 @@ class _PolicyRank:
 
     def _micro_batch(self, examples: list[Example], rows: list[int]) -> MicroBatch:
         chosen = [examples[row] for row in rows] or [Example(np.zeros(2, np.int32), prompt_length=1)]
-        if self._policy.packing:
-            return Packed(chosen, self._engine.device)
+        if self._score.shares_prompts:
+            return Grouped(chosen, self._engine.device)
         return Padded(chosen, self._pad, self._engine.device)
 
     def _forward(self, batch: MicroBatch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -110,6 +110,11 @@ class Example:
     reference_log_probs: LogProbs | None = None
 
     @property
+    def prompt(self) -> Ids:
+        """The tokens that no loss is on, [prompt_length]."""
+        return self.ids[: self.prompt_length]
+
+    @property
     def completion_length(self) -> int:
         """Number of tokens that the loss is on."""
         return len(self.ids) - self.prompt_length

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import ray
 
-from actors.batching import Padded, micro_batches
-from actors.config import ReferenceConfig
+from actors.batching import Grouped, Padded, micro_batches, pieces
+from actors.config import PolicyConfig, ReferenceConfig
 from actors.models import model_folder, without_scikit_learn
 from actors.records import Example, Interval, LogProbs, RolloutGroup
 
@@ -16,7 +16,7 @@ from actors.records import Example, Interval, LogProbs, RolloutGroup
 class _ReferenceModel:
     """Holds one copy of the starting policy and scores sampled judgements under it."""
 
-    def __init__(self, model: str, dtype: str, config: ReferenceConfig, device: str):
+    def __init__(self, model: str, policy: PolicyConfig, config: ReferenceConfig, device: str):
         import torch
 
         without_scikit_learn()
@@ -29,10 +29,10 @@ class _ReferenceModel:
         self._device = torch.device("cuda" if device == "gpu" else "cpu")
         self._budget = config.micro_batch_tokens
         self._model = AutoModelForCausalLM.from_pretrained(
-            model_folder(model), dtype=getattr(torch, dtype), attn_implementation="sdpa"
+            model_folder(model), dtype=getattr(torch, policy.dtype), attn_implementation="sdpa"
         )
         self._model.to(self._device).eval()
-        self._score = Scorer(self._model)
+        self._score = Scorer(self._model, policy.share_prompts)
 
     def log_probs(self, temperature: float, *groups: RolloutGroup) -> list[list[LogProbs] | Interval]:
         """Log-probabilities of every group's sampled tokens at `temperature`: for each group n arrays of [length].
@@ -48,10 +48,15 @@ class _ReferenceModel:
             for group in groups
             for rollout in group.rollouts
         ]
+        shared = self._score.shares_prompts
+        prompts = [place for place, group in enumerate(groups) for _ in group.rollouts]
+        lengths = [(len(example.ids), example.completion_length) for example in examples]
+        together = pieces(prompts if shared else range(len(examples)), lengths, self._budget)
         scored: dict[int, LogProbs] = {}
         with torch.inference_mode():
-            for rows in micro_batches([len(example.ids) for example in examples], self._budget):
-                batch = Padded([examples[row] for row in rows], 0, self._device)
+            for rows in micro_batches(together, lengths, self._budget, shared):
+                chosen = [examples[row] for row in rows]
+                batch = Grouped(chosen, self._device) if shared else Padded(chosen, 0, self._device)
                 log_probs, _ = self._score(self._model, batch, temperature)
                 scored |= zip(rows, batch.rows(log_probs), strict=True)
         in_order = iter(range(len(examples)))

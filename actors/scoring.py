@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
+from actors.attention import share_prompts
 from actors.batching import MicroBatch
+from actors.errors import PolicyError
 from actors.losses import completion_log_probs
 
 _SLICE = 2**21
@@ -26,7 +28,9 @@ _AFTER_THE_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "
 class Scorer:
     """Scores micro-batches with a causal model, or with the DeepSpeed engine around it."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, share: bool = True):
+        self.shares_prompts = share and share_prompts(model)
+        """Whether batches are to be `Grouped`; of a model whose attention cannot do that, they are `Padded`."""
         head = model.get_output_embeddings()
         self._head: Any = None
         if type(head) is torch.nn.Linear and not any(getattr(model.config, name, None) for name in _AFTER_THE_HEAD):
@@ -48,6 +52,8 @@ class Scorer:
                 found = model(**batch.inputs, use_cache=False).logits.unbind(-1)
             finally:
                 self._head.wanted = None
+        if (groups := batch.inputs.get("groups")) and not groups.seen:
+            raise PolicyError(f"{type(model).__name__} keeps from its attention which prompts are shared")
         log_probs, entropy = found
         return batch.by_example(log_probs), batch.by_example(entropy.detach())
 

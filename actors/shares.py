@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import ray
 
-from actors.batching import micro_batches, packed_batches, split_over_ranks
+from actors.batching import micro_batches, pieces, split_over_ranks, tokens_of
 from actors.config import PolicyConfig
 from actors.losses import Totals
 
 Pick = tuple[int, int]
 """(index of a source, index of the sample in it)"""
+
+_PIECES_A_RANK = 4
+"""With several ranks, groups are cut until there are so many pieces a rank: what is dealt whole is dealt unevenly."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,23 @@ def _share(mine: Sequence[Plan], groups: Sequence[ray.ObjectRef], references: Se
 def plans(
     picks: Sequence[Pick], advantages: Sequence[float], lengths: Sequence[tuple[int, int]], policy: PolicyConfig
 ) -> list[Plan]:
-    """One optimizer step's samples dealt out to ranks by length; every rank gets the same number of micro-batches."""
+    """One optimizer step's samples dealt out to ranks by length; every rank gets the same number of micro-batches.
+
+    Samples of one source have the same prompt, which is why they stay together where prompts are shared.
+    """
     totals = Totals(sum(completion for _, completion in lengths), len(picks), policy.ranks)
-    dealt = split_over_ranks([whole for whole, _ in lengths], policy.ranks)
-    group, budget = (packed_batches, policy.packing) if policy.packing else (micro_batches, policy.micro_batch_tokens)
-    cut = [group([lengths[i][0] for i in share], budget) for share in dealt]
-    count = max(map(len, cut))
-    return [
-        Plan([picks[i] for i in share], [advantages[i] for i in share], mine + [[]] * (count - len(mine)), totals)
-        for share, mine in zip(dealt, cut, strict=True)
-    ]
+    shared, budget = policy.share_prompts, policy.micro_batch_tokens
+    prompts = [source for source, _ in picks] if shared else range(len(picks))
+    least = _PIECES_A_RANK * policy.ranks if policy.ranks > 1 else 1
+    together = pieces(prompts, lengths, budget, least)
+    found = []
+    for dealt in split_over_ranks([tokens_of(piece, lengths) for piece in together], policy.ranks):
+        rows = [row for piece in dealt for row in together[piece]]
+        place = {row: local for local, row in enumerate(rows)}
+        cut = micro_batches([together[piece] for piece in dealt], lengths, budget, shared)
+        mine = [[place[row] for row in batch] for batch in cut]
+        found.append(Plan([picks[row] for row in rows], [advantages[row] for row in rows], mine, totals))
+    count = max(len(plan.micro_batches) for plan in found)
+    for plan in found:
+        plan.micro_batches.extend([] for _ in range(count - len(plan.micro_batches)))
+    return found

@@ -229,7 +229,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
         "base": _base(config) or config.embedded.model_dump(mode="json"),
         "format": asked_in(config.data.format),
         "distill": config.distill.model_dump(mode="json", include=distillation),
-        "policy": config.policy.model_dump(mode="json", include={"dtype", "ranks", "packing", "lora"}),
+        "policy": config.policy.model_dump(mode="json", include={"dtype", "ranks", "lora"}),
         "room": config.rollout.max_model_len,
     }
 

@@ -70,7 +70,7 @@ def service_graph(
             verifier = start_verifier(placement.verifier())
             references = [
                 ReferenceModel.options(**placement.reference(index, config.reference.threads)).remote(
-                    model, config.policy.dtype, config.reference, config.placement.device
+                    model, config.policy, config.reference, config.placement.device
                 )
                 for index in range(config.reference.replicas if needs_reference else 0)
             ]

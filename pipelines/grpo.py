@@ -62,7 +62,8 @@ def train(config: RunConfig, run: Run, data: Data, model: str) -> None:
 
 def collecting(graph: Graph, config: RunConfig, data: Data, run: Run, both_orders: bool) -> ActorHandle:
     """The actor that makes the run's batches. It begins at once, so the engines must have their weights."""
-    asked = Asked(config.grpo, config.rollout, config.policy, both_orders, config.seed, config.steps, run.judgements)
+    policy = graph.policy.policy
+    asked = Asked(config.grpo, config.rollout, policy, both_orders, config.seed, config.steps, run.judgements)
     return graph.collector(asked, partial(data.tasks, both_orders))
 
 

@@ -10,8 +10,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
-from actors.batching import MicroBatch, Packed, Padded, micro_batches, packed_batches, split_over_ranks
+from actors.attention import IMPLEMENTATION, share_prompts
+from actors.batching import (
+    Grouped,
+    MicroBatch,
+    Padded,
+    filled,
+    micro_batches,
+    padded_batches,
+    pieces,
+    split_over_ranks,
+    tokens_of,
+)
 from actors.losses import completion_log_probs
 from actors.records import Example
 
@@ -40,7 +52,7 @@ def test_ranks_balance_tokens_and_not_examples() -> None:
 @given(lengths, st.integers(1, 600))
 @settings(deadline=None)
 def test_micro_batches_keep_to_the_budget_and_lose_nothing(found: list[int], budget: int) -> None:
-    batches = micro_batches(found, budget)
+    batches = padded_batches(found, budget)
 
     assert sorted(i for batch in batches for i in batch) == list(range(len(found)))
     for batch in batches:
@@ -52,14 +64,14 @@ def test_micro_batches_keep_to_the_budget_and_lose_nothing(found: list[int], bud
 @given(lengths, st.integers(1, 600))
 @settings(deadline=None)
 def test_no_micro_batch_could_have_taken_the_next_example(found: list[int], budget: int) -> None:
-    batches = micro_batches(found, budget)
+    batches = padded_batches(found, budget)
 
     for batch in batches[:-1]:
         assert found[batch[0]] * (len(batch) + 1) > budget
 
 
 def test_micro_batches_of_a_hand_made_case() -> None:
-    assert micro_batches([2, 9, 3, 3, 12, 2], budget=9) == [[4], [1], [2, 3, 0], [5]]
+    assert padded_batches([2, 9, 3, 3, 12, 2], budget=9) == [[4], [1], [2, 3, 0], [5]]
 
 
 def example(ids: list[int], prompt_length: int, advantage: float = 0.0, values: list[float] | None = None) -> Example:
@@ -109,32 +121,41 @@ def test_values_that_one_example_lacks_are_none() -> None:
     assert padded.optional("reference_log_probs") is None
 
 
-def test_a_packed_batch_written_out_by_hand() -> None:
-    packed = Packed(
+def test_a_grouped_batch_written_out_by_hand() -> None:
+    grouped = Grouped(
         [
             example([11, 12, 13, 21, 22], 3, 1.5, [-0.1, -0.2]),
-            example([14, 15, 23, 24, 25, 26], 2, -0.5, [-0.3, -0.4, -0.5, -0.6]),
+            example([11, 12, 13, 23, 24, 25, 26], 3, -0.5, [-0.3, -0.4, -0.5, -0.6]),
             example([16, 17, 27], 2, 0.0, [-0.7]),
         ],
         device=CPU,
     )
 
-    assert packed.inputs["input_ids"].tolist() == [[11, 12, 13, 21, 22, 14, 15, 23, 24, 25, 26, 16, 17, 27]]
-    assert packed.inputs["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 5, 0, 1, 2]]
-    assert packed.inputs["logits_to_keep"].tolist() == [2, 3, 6, 7, 8, 9, 12]
-    assert packed.targets.tolist() == [[21, 22, 23, 24, 25, 26, 27]]
-    assert packed.mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
-    matrix = packed.optional("rollout_log_probs")
+    assert grouped.inputs["input_ids"].tolist() == [[11, 12, 13, 21, 22, 23, 24, 25, 26, 16, 17, 27]]
+    assert grouped.inputs["position_ids"].tolist() == [[0, 1, 2, 3, 4, 3, 4, 5, 6, 0, 1, 2]]
+    assert grouped.inputs["logits_to_keep"].tolist() == [2, 3, 2, 5, 6, 7, 10]
+    assert grouped.targets.tolist() == [[21, 22, 23, 24, 25, 26, 27]]
+    assert grouped.mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
+    two, one = grouped.inputs["groups"].spans
+    assert (two.begin, two.middle, two.end, two.lengths) == (0, 3, 9, [2, 4])
+    assert two.mask(None).int().tolist() == [
+        [1, 1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 1, 1, 1],
+    ]
+    assert (one.begin, one.end, one.lengths) == (9, 12, []), "alone, it is one sequence"
+    matrix = grouped.optional("rollout_log_probs")
     assert matrix is not None
     expected = torch.tensor([[-0.1, -0.2, 0, 0], [-0.3, -0.4, -0.5, -0.6], [-0.7, 0, 0, 0]])
     torch.testing.assert_close(matrix, expected)
-    torch.testing.assert_close(packed.by_example(matrix[packed.mask.bool()][None]), expected)
+    torch.testing.assert_close(grouped.by_example(matrix[grouped.mask.bool()][None]), expected)
 
 
 @given(lengths, st.integers(1, 600))
 @settings(deadline=None)
-def test_packed_batches_keep_to_the_budget_and_lose_nothing(found: list[int], budget: int) -> None:
-    batches = packed_batches(found, budget)
+def test_what_is_filled_keeps_to_the_budget_and_loses_nothing(found: list[int], budget: int) -> None:
+    batches = filled(found, budget)
     sizes = [sum(found[i] for i in batch) for batch in batches]
 
     assert sorted(i for batch in batches for i in batch) == list(range(len(found)))
@@ -143,7 +164,36 @@ def test_packed_batches_keep_to_the_budget_and_lose_nothing(found: list[int], bu
     assert len(half_full) <= 1, "two of them would have fitted into one"
 
 
-@pytest.mark.parametrize("kind", [lambda examples: Padded(examples, 0, CPU), lambda examples: Packed(examples, CPU)])
+groups = st.lists(st.tuples(st.integers(1, 60), st.lists(st.integers(1, 40), min_size=1, max_size=9)), max_size=6)
+
+
+@given(groups, st.integers(1, 200), st.integers(1, 12))
+@settings(deadline=None)
+def test_pieces_keep_to_the_budget_and_to_their_prompt(
+    found: list[tuple[int, list[int]]], budget: int, least: int
+) -> None:
+    prompts = [number for number, (_, completions) in enumerate(found) for _ in completions]
+    sizes = [(prompt + completion, completion) for prompt, completions in found for completion in completions]
+    cut = pieces(prompts, sizes, budget, least)
+
+    assert [i for piece in cut for i in piece] == list(range(len(prompts))), "in order, and nothing is lost"
+    assert all(len({prompts[i] for i in piece}) == 1 for piece in cut)
+    assert all(tokens_of(piece, sizes) <= budget or len(piece) == 1 for piece in cut)
+    assert len(cut) >= min(least, len(prompts)) or any(len(completions) > 1 for _, completions in found)
+    for shared in (True, False):
+        batches = micro_batches(cut, sizes, budget, shared)
+        assert sorted(i for batch in batches for i in batch) == list(range(len(prompts)))
+
+
+def test_groups_are_cut_where_there_are_fewer_than_wanted() -> None:
+    sizes = [(12, 10)] * 8
+
+    assert pieces([0] * 4 + [1] * 4, sizes, 1000) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert pieces([0] * 4 + [1] * 4, sizes, 1000, least=4) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert pieces([0] * 4 + [1] * 4, sizes, 32) == [[0, 1, 2], [3], [4, 5, 6], [7]]
+
+
+@pytest.mark.parametrize("kind", [lambda examples: Padded(examples, 0, CPU), lambda examples: Grouped(examples, CPU)])
 @given(st.lists(st.tuples(st.integers(1, 8), st.integers(1, 8)), min_size=1, max_size=5), st.integers(0, 2**31))
 @settings(deadline=None)
 def test_every_completion_is_found_again(
@@ -168,31 +218,68 @@ def test_every_completion_is_found_again(
         assert before[row][real].tolist() == one.ids[one.prompt_length - 1 : -1].tolist()
 
 
-def test_packed_and_padded_examples_do_not_see_each_other(make_model: Callable[..., Path]) -> None:
-    """Log-probabilities and gradients of a real model, against each example alone."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(make_model(), attn_implementation="sdpa")
+def sequences() -> list[Example]:
+    """Two groups, one of them of even lengths, and two sequences that are alone."""
     rng = np.random.default_rng(0)
-    examples = [
-        Example(rng.integers(0, 300, p + c).astype(np.int32), p) for p, c in [(30, 9), (4, 17), (50, 1), (8, 8)]
-    ]
+    shapes = [(30, [9, 4, 17]), (4, [17]), (12, [8, 8]), (50, [1])]
+    made = []
+    for prompt, completions in shapes:
+        asked = rng.integers(0, 300, prompt)
+        made += [np.concatenate([asked, rng.integers(0, 300, length)]).astype(np.int32) for length in completions]
+    prompts = [prompt for prompt, completions in shapes for _ in completions]
+    return [Example(ids, prompt) for ids, prompt in zip(made, prompts, strict=True)]
+
+
+def mistral() -> PreTrainedModel:
+    """A model whose attention looks back no further than 7 tokens."""
+    config = MistralConfig(
+        **{"vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 7},
+    )
+    torch.manual_seed(0)
+    return MistralForCausalLM(config)
+
+
+@pytest.mark.parametrize("windowed", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_examples_do_not_see_each_other(make_model: Callable[..., Path], windowed: bool, checkpointing: bool) -> None:
+    """Log-probabilities and gradients of a real model, against each example alone."""
+    model = mistral() if windowed else AutoModelForCausalLM.from_pretrained(make_model(), attn_implementation="sdpa")
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+        model.train()
+    examples = sequences()
 
     def log_probs(batch: MicroBatch) -> torch.Tensor:
         logits = model(**batch.inputs, use_cache=False).logits
         return batch.by_example(completion_log_probs(logits, batch.targets)[0]) * batch.mask
 
-    def gradient(values: torch.Tensor) -> torch.Tensor:
-        return torch.autograd.grad(values.sum(), model.model.layers[0].self_attn.q_proj.weight)[0]
+    def gradients(values: torch.Tensor) -> list[torch.Tensor]:
+        attention = model.model.layers[0].self_attn
+        wanted = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
+        return list(torch.autograd.grad(values.sum(), wanted))
 
     alone = [Padded([one], 0, CPU) for one in examples]
     expected = [log_probs(batch) for batch in alone]
-    total = gradient(torch.cat([values.flatten() for values in expected]))
-    for batch in (Padded(examples, 0, CPU), Packed(examples, CPU)):
+    total = gradients(torch.cat([values.flatten() for values in expected]))
+    for kind in ("padded", "grouped"):
+        batch = Padded(examples, 0, CPU)
+        if kind == "grouped":
+            assert share_prompts(model)
+            batch = Grouped(examples, CPU)
         found = log_probs(batch)
         for row, one, by_itself in zip(batch.rows(found), expected, alone, strict=True):
             np.testing.assert_allclose(row, by_itself.rows(one)[0], atol=2e-5)
-        torch.testing.assert_close(gradient(found), total, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(gradients(found), total, rtol=1e-3, atol=1e-4)
+
+
+def test_a_model_with_other_attention_is_padded() -> None:
+    """Its layers say what they are; one that remembers otherwise than by keys and values shares no prompt."""
+    model = mistral()
+    model.config.layer_types = ["full_attention", "linear_attention"]
+
+    assert not share_prompts(model)
+    assert model.config._attn_implementation != IMPLEMENTATION
 
 
 def test_a_matrix_needs_a_row_for_each_example() -> None:

@@ -51,7 +51,7 @@ def start(ray_session: None) -> Iterator[Callable[..., PolicyGroup]]:
 
 
 def references(model: Path, batch: list[RolloutGroup]) -> list[list[np.ndarray]]:
-    reference = ReferenceModel.remote(str(model), "float32", ReferenceConfig(), "cpu")
+    reference = ReferenceModel.remote(str(model), PolicyConfig(), ReferenceConfig(), "cpu")
     *found, _ = reference.log_probs.options(num_returns=len(batch) + 1).remote(1.0, *batch)
     return ray.get(found)
 
@@ -155,7 +155,7 @@ def test_supervised_step_lowers_the_loss_of_its_own_batch(
 @pytest.mark.parametrize(
     ("settings", "tolerance"),
     [
-        ({"packing": 100}, 1e-4),
+        ({"share_prompts": False}, 1e-4),
         *(
             pytest.param(*others, marks=pytest.mark.thorough)
             for others in [({"gradient_checkpointing": True}, 1e-4), ({"dtype": "bfloat16"}, 0.03)]
@@ -166,7 +166,7 @@ def test_cheaper_ways_to_the_same_step(
     start: Callable[..., PolicyGroup], make_model: Callable[..., Path], settings: dict, tolerance: float
 ) -> None:
     exact = update(start(make_model(), ranks=1), random_groups(), [])
-    cheap = update(start(make_model(), ranks=2 if "packing" in settings else 1, **settings), random_groups(), [])
+    cheap = update(start(make_model(), ranks=2 if "share_prompts" in settings else 1, **settings), random_groups(), [])
     for name in ("loss", "entropy", "grad_norm"):
         assert cheap[name] == pytest.approx(exact[name], rel=tolerance), name
 

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from actors import scoring
-from actors.batching import MicroBatch, Packed, Padded
+from actors.batching import Grouped, MicroBatch, Padded
 from actors.losses import completion_log_probs
 from actors.records import Example
 from actors.scoring import Scorer, TokenLogProbs
@@ -75,8 +75,8 @@ def examples() -> list[Example]:
 
 @pytest.mark.parametrize(
     "batch",
-    [lambda made: Padded(made, 0, torch.device("cpu")), lambda made: Packed(made, torch.device("cpu"))],
-    ids=["padded", "packed"],
+    [lambda made: Padded(made, 0, torch.device("cpu")), lambda made: Grouped(made, torch.device("cpu"))],
+    ids=["padded", "grouped"],
 )
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_scored_model_gives_what_its_logits_say(

@@ -67,7 +67,7 @@ def command(traces: Path, folder: Path, *flags: object) -> list[str]:
     settings = ("--distill.traces", traces, "--distill.epochs", EPOCHS, "--distill.batch", BATCH, "--run-dir", folder)
     settings += ("--distill.optimizer.lr", 2e-3, "--distill.optimizer.schedule", "cosine")
     settings += ("--distill.optimizer.warmup-steps", 2, "--distill.save-every", 2, "--embedded.layers", 1)
-    settings += ("--rollout.max-model-len", 256, "--policy.packing", 512)
+    settings += ("--rollout.max-model-len", 256, "--policy.micro-batch-tokens", 512)
     return [sys.executable, "pipelines/distill.py", *map(str, (*settings, *flags))]
 
 
@@ -128,7 +128,7 @@ def test_the_loss_falls_and_the_schedule_ends_with_the_last_epoch(whole: tuple[P
 def test_what_the_model_follows_from_is_kept_with_it(whole: tuple[Path, str]) -> None:
     recipe = json.loads((whole[0] / "distill" / "recipe.json").read_text())
 
-    assert recipe["policy"]["packing"] == 512
+    assert recipe["policy"]["ranks"] == 1
     assert recipe["distill"]["epochs"] == EPOCHS
     assert len(recipe["traces"]) == 64
     assert not (whole[0] / "distill-checkpoints").exists(), "a complete model has no use for them"

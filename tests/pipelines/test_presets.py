@@ -310,7 +310,7 @@ def twin(name: str, folder: Path, judge: Path) -> Path:
         "data": {"train": str(recipe)},
         "distill": {"traces": str(traces) if config.distill.traces else "", "batch": 4},
         "grpo": {"groups": 2, "minibatches": min(2, config.grpo.minibatches)},
-        "policy": {"ranks": 1, "dtype": "float32", "packing": config.policy.packing and 4096},
+        "policy": {"ranks": 1, "dtype": "float32", "micro_batch_tokens": 4096},
         "reference": {"micro_batch_tokens": 8192, "replicas": 1},
         "rollout": {
             **{"engines": 1, "tensor_parallel": 1, "max_new_tokens": 64, "max_model_len": 2048},
