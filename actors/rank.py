@@ -232,9 +232,10 @@ class _PolicyRank:
     def _settle(self) -> None:
         """Take back what DeepSpeed gathered ahead: after a forward that no backward follows it is still on its way.
 
-        A gather of our own would find such a parameter in flight and fail.
+        A gather of our own would find such a parameter in flight and fail. (The engine's method of the same name also
+        has Python look for garbage, which takes several times as long as sending a small model.)
         """
-        self._engine.empty_partition_cache()
+        self._engine.optimizer.empty_partition_cache()
 
     def score(self, ids: Sequence[int]) -> LogProbs:
         """Log-probabilities of ids[1:] given what precedes each, [length - 1], in nats."""
