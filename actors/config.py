@@ -121,7 +121,7 @@ class RolloutConfig(Settings):
     max_new_tokens: PositiveInt = 64
     max_model_len: PositiveInt = 2048
     max_num_seqs: PositiveInt = 256
-    kv_cache_gib: PositiveFloat = Field(1.0, description="memory for the KV cache of an engine on CPU")
+    kv_cache_gib: PositiveFloat = Field(0.25, description="memory for the KV cache of an engine on CPU")
     gpu_memory_utilization: float = Field(0.4, gt=0, le=1)
     in_flight: Literal["keep", "abort"] = Field(
         "keep", description="judgements in progress when new weights arrive: go on under them, or begin anew"

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import ray
 
+from actors.models import without
 from actors.records import Example, Ids, RolloutGroup
 from actors.tokens import PromptEncoder
 from evals.pairs import Message, Pair
@@ -71,7 +72,8 @@ class _Encoder:
     """Encodes prompts and traces for one model and way of asking it: a prompt format's name, or any other."""
 
     def __init__(self, model: str, asked: str | Prompting):
-        self._encoder = PromptEncoder(model)
+        with without("torch"):  # which transformers would import for its models
+            self._encoder = PromptEncoder(model)
         self._traces = TraceEncoder(self._encoder)
         self._prompting = prompting(asked)
 

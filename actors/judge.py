@@ -144,7 +144,7 @@ def replica_resources(rollout: RolloutConfig, device: str) -> dict[str, float]:
 def _replica(rollout: RolloutConfig, device: str) -> dict[str, Any]:
     environment = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", "TOKENIZERS_PARALLELISM": "false"}
     if device == "cpu":
-        environment["OMP_NUM_THREADS"] = str(rollout.threads)
+        environment |= {"OMP_NUM_THREADS": str(rollout.threads), "TORCH_COMPILE_DISABLE": "1"}  # as in training
         if rollout.tensor_parallel == 1:
             # AsyncLLM always has one helper process. Left at 1, vLLM on CPU would give that one a helper of its own.
             environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from evals.errors import ReadableError
@@ -44,6 +47,21 @@ def without_scikit_learn() -> None:
     import transformers.utils
 
     transformers.utils.is_sklearn_available = lambda: False
+
+
+@contextmanager
+def without(*modules: str) -> Iterator[None]:
+    """Within, these cannot be imported, as if they were not installed; what is imported already stays.
+
+    For what others import where it is there, which costs a process seconds, and nothing here asks of them.
+    """
+    blocked = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(blocked))  # type: ignore[arg-type]  # where None stands, an import fails
+    try:
+        yield
+    finally:
+        for name in blocked:
+            del sys.modules[name]
 
 
 def hub_name(model: str | Path) -> tuple[str, str | None] | None:

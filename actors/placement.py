@@ -115,6 +115,8 @@ class Placement:
         if self.config.device == "cpu":
             # On "auto", vLLM's worker processes of two engines would bind the same cores.
             environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(config.threads)}
+            # Eager or not, vLLM has two functions of its sampler compiled, by a C++ compiler that must be there.
+            environment["TORCH_COMPILE_DISABLE"] = "1"
         options = self._options(f"engine-{index}", index, _SHARE, environment)
         return options | {"max_concurrency": 4}  # new weights and the probe come while a batch is being sampled
 

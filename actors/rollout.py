@@ -23,7 +23,7 @@ from ray.actor import ActorHandle
 
 from actors.config import PolicyConfig, RolloutConfig, WeightsConfig
 from actors.encoding import Prompting, prompting
-from actors.models import model_folder, without_scikit_learn
+from actors.models import model_folder, without, without_scikit_learn
 from actors.placement import Placement
 from actors.records import Ids, LogProbs, Prompt, Rollout, RolloutGroup
 from actors.tokens import PromptEncoder
@@ -100,20 +100,21 @@ class _RolloutEngine:
         self, model: str, asked: str | Prompting, dtype: str, rollout: RolloutConfig, transfer: str, device: str
     ):
         without_scikit_learn()
-        from vllm import LLM
-        from vllm.config import WeightTransferConfig
-
-        from actors import weights
-
         self._prompting = prompting(asked)
         self._encoder = PromptEncoder(model)
         self._max_model_len = rollout.max_model_len
         self._abort = rollout.in_flight == "abort"
-        self._llm = LLM(
-            **engine_arguments(str(model_folder(model)), dtype, rollout, device),
-            worker_extension_cls=weights.WORKER_EXTENSION,
-            weight_transfer_config=WeightTransferConfig(backend=transfer),
-        )
+        with without("scipy.signal", "pandas"):  # for sound, and for another vendor's GPUs
+            from vllm import LLM
+            from vllm.config import WeightTransferConfig
+
+            from actors import weights
+
+            self._llm = LLM(
+                **engine_arguments(str(model_folder(model)), dtype, rollout, device),
+                worker_extension_cls=weights.WORKER_EXTENSION,
+                weight_transfer_config=WeightTransferConfig(backend=transfer),
+            )
         self._version = 0
         self._numbers = itertools.count()
         self._turn, self._engine_lock = threading.Lock(), threading.Lock()

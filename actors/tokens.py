@@ -10,6 +10,7 @@ with `[INST]`, contents are fenced against that as they are against the marks of
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 from collections.abc import Sequence
@@ -84,6 +85,7 @@ class PromptEncoder:
     """Encodes prompts and completions for one model folder, and decodes what its engine samples."""
 
     def __init__(self, model: str | Path):
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # where there is no torch, to install it
         without_scikit_learn()
         from transformers import AutoTokenizer
 

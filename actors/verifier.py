@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -14,6 +14,7 @@ from typing import cast
 import ray
 
 from actors.config import VerifierConfig
+from actors.models import without
 from actors.records import GroupScore, RolloutGroup
 from actors.tokens import PromptEncoder
 from evals.pairs import Pair
@@ -44,7 +45,9 @@ class _Verifier:
     """Parses every judgement of a pair and rewards it. It has no state, so it can be restarted at any time."""
 
     def __init__(self, model: str, format_: str, benchmark: str, model_name: str, config: VerifierConfig):
-        self._encoder = PromptEncoder(model)
+        # torch is for transformers' models, which a rule of the user's may ask for and a tokenizer does not.
+        with nullcontext() if isinstance(config.reward, str) else without("torch"):
+            self._encoder = PromptEncoder(model)
         self._format = prompt_format(format_)
         self._benchmark, self._model_name = benchmark, model_name
         self._reward = _rewarder(config.reward, self._format)

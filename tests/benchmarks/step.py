@@ -22,6 +22,12 @@ GOALS = (
 WARM_UP = 2
 """Turns of each side that do not count."""
 
+PLACEMENT = {
+    **{"policy.ranks": 2, "policy.threads": 1, "reference.replicas": 2, "reference.threads": 1},
+    **{"rollout.engines": 2, "rollout.threads": 1},
+}
+"""One process a core: two threads of one process wait for each other's Python."""
+
 DTYPES = {"float32": ("step_vs_trl", "work_share"), "bfloat16": ("step_vs_trl_bf16",)}
 """What ours computes in -> the figures that this gives."""
 
@@ -77,7 +83,7 @@ def ours(take_turn: TakeTurn, model: str, dtype: str) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         flags = step_flags(model, folder) | {"grpo.groups": PROMPTS, "grpo.loss.kl-coef": KL, "policy.dtype": dtype}
-        flags |= {"steps": 1000}
+        flags |= PLACEMENT | {"steps": 1000}
         if dtype == "bfloat16":
             flags["weights.probe-tolerance"] = 0.5
         config, _ = load([word for name, value in flags.items() for word in (f"--{name}", str(value))], "")
