@@ -20,6 +20,7 @@ from actors.config import LossConfig, OptimizerConfig, PolicyConfig, WeightsConf
 from actors.errors import PolicyError
 from actors.losses import LossTerms, Totals, grpo_loss, sft_loss
 from actors.models import model_folder, tensor_files, without_scikit_learn
+from actors.profiling import Profiled
 from actors.records import Example, Interval, LogProbs, RolloutGroup
 from actors.shares import Plan, Share
 
@@ -110,7 +111,7 @@ def zero3_config(policy: PolicyConfig, optimizer: OptimizerConfig, device: str) 
     }
 
 
-class _PolicyRank:
+class _PolicyRank(Profiled):
     """One ZeRO-3 rank. Every public method but `address` is a collective: call it on all ranks."""
 
     def __init__(self, rank: int, policy: PolicyConfig, device: str):

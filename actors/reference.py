@@ -10,10 +10,11 @@ import ray
 from actors.batching import Grouped, Padded, micro_batches, pieces
 from actors.config import PolicyConfig, ReferenceConfig
 from actors.models import model_folder, without_scikit_learn
+from actors.profiling import Profiled
 from actors.records import Example, Interval, LogProbs, RolloutGroup
 
 
-class _ReferenceModel:
+class _ReferenceModel(Profiled):
     """Holds one copy of the starting policy and scores sampled judgements under it."""
 
     def __init__(self, model: str, policy: PolicyConfig, config: ReferenceConfig, device: str):

@@ -25,6 +25,7 @@ from actors.config import PolicyConfig, RolloutConfig, WeightsConfig
 from actors.encoding import Prompting, prompting
 from actors.models import model_folder, without, without_scikit_learn
 from actors.placement import Placement
+from actors.profiling import Profiled
 from actors.records import Ids, LogProbs, Prompt, Rollout, RolloutGroup
 from actors.tokens import PromptEncoder
 from evals.pairs import Pair
@@ -89,7 +90,7 @@ def engine_arguments(model: str, dtype: str, rollout: RolloutConfig, device: str
     return arguments
 
 
-class _RolloutEngine:
+class _RolloutEngine(Profiled):
     """One vLLM engine. Calls may come at the same time: batches are sampled one after the other, weights in between.
 
     New weights wait for a decoding step to end, and the next one has them. What is being sampled then goes on under

@@ -113,6 +113,9 @@ class RunConfig(BaseSettings):
     seed: int = 0
     steps: PositiveInt = Field(100, description="GRPO steps")
     tokens: PositiveInt | None = Field(None, description="end with the step by which so many tokens were sampled")
+    profile: PositiveInt | None = Field(
+        None, description="step in which an engine, the reference and a policy rank record their operations"
+    )
     model: str = Field("", description="Hugging Face folder or hub name to start GRPO from; empty: distil first")
     base: str = Field("", description="Hugging Face folder or hub name to distil; empty: the embedded model")
     embedded: EmbeddedModelConfig = EmbeddedModelConfig()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,6 +21,7 @@ from actors.reference import ReferenceModel
 from actors.rollout import RolloutPool, Task
 from actors.verifier import Verifier
 from evals.benchmarks import PAIRS
+from evals.writing import write_whole
 from pipelines.config import RunConfig
 from pipelines.run import Run
 
@@ -38,6 +41,18 @@ class Graph:
     probe: list[int]
     small: dict[str, Any]
     """Ray options of an actor that computes little."""
+
+    @contextmanager
+    def profiled(self, folder: Path, step: int) -> Iterator[None]:
+        """Have one actor of each kind record what it does within, in `folder`: a trace each, and a summary of all."""
+        actors = {"engine": self.pool.engines[0], "policy": self.policy.ranks[0]}
+        actors |= {"reference": self.references[0]} if self.references else {}
+        ray.get([actor.start_profile.remote() for actor in actors.values()])
+        yield
+        name = f"step-{step:06d}"
+        refs = {kind: actor.stop_profile.remote(folder / f"{name}-{kind}.json.gz") for kind, actor in actors.items()}
+        found = {kind: ray.get(ref) for kind, ref in refs.items()}
+        write_whole(folder / f"{name}.json", json.dumps({"step": step, "actors": found}, indent=1) + "\n")
 
     def collector(self, asked: Asked, tasks: Callable[[], Iterator[Task]]) -> ActorHandle:
         """Start the actor that makes batches; it begins with the first one at once."""

@@ -13,6 +13,7 @@ policy takes an optimizer step, and the new weights reach every engine: before a
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -45,7 +46,9 @@ def train(config: RunConfig, run: Run, data: Data, model: str) -> None:
         with run.progress("grpo", config.steps) as progress:
             run.say(HEADER)
             for step in range(1, config.steps + 1):
-                metrics = grpo_step(graph, collector, config, run, step)
+                recorded = graph.profiled(run.folder / "profiles", step) if step == config.profile else nullcontext()
+                with recorded:
+                    metrics = grpo_step(graph, collector, config, run, step)
                 run.log(step, metrics)
                 run.say(step_line(step, metrics))
                 progress.advance(TaskID(0))

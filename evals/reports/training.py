@@ -28,6 +28,8 @@ STAGES = {"distill": "Distilled", "start": "Start", "grpo": "After GRPO"}
 LETTERS = {"a": "A", "b": "B", "tie": "tie", None: "none"}
 
 PHASES = ("ray", "distill", "start", "evaluate", "rollout", "reference", "update", "sync", "other")
+WORK = {"engine": "generate", "reference": "reference", "policy": "update"}
+"""Actors that can be profiled, and what their work is called in metrics.jsonl."""
 MODES = ("sampled", "greedy")
 
 OUTCOMES = {
@@ -130,6 +132,7 @@ def write_report(run_dir: Path) -> Path:
         window=window(len(metrics)),
         phases=_phases(summary.get("seconds") or {}),
         phase_plot=_phase_plot(metrics),
+        profile=_profile(run_dir, metrics),
         outcomes={name: sum((old.right, new.right) == key for old, new in compared) for key, name in OUTCOMES.items()},
         examples=[(OUTCOMES[old.right, new.right], old, new) for old, new in choose_examples(compared)],
         letter=lambda verdict, order: LETTERS[from_shown(verdict, order)],
@@ -338,6 +341,17 @@ def _phase_plot(metrics: Sequence[Mapping[str, Any]]) -> Markup | None:
             base = top
 
     return _over_steps("Seconds by phase", "seconds a step", draw) if names else None
+
+
+def _profile(run_dir: Path, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The last profile of the run; for each actor its longest operations and the seconds that it worked in the step."""
+    found = sorted((run_dir / "profiles").glob("step-??????.json"))
+    if not found:
+        return None
+    profile = _object(found[-1].read_bytes(), str(found[-1]))
+    work = next((row.get("work") or {} for row in metrics if row["step"] == profile["step"]), {})
+    actors = [(kind, actor, work.get(WORK[kind])) for kind, actor in profile["actors"].items()]
+    return {"step": profile["step"], "actors": actors}
 
 
 def _place(phase: str) -> tuple[int, str]:

@@ -63,6 +63,7 @@ def _env(threads: int) -> dict[str, str]:
     return {
         **{"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"},
         **{"OMP_NUM_THREADS": str(threads), "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"},
+        "TORCH_COMPILE_DISABLE": "1",
     }
 
 

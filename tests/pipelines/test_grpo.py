@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -44,10 +45,24 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "quick"
     flags = ("--distill.steps", 80, "--distill.batch", 32, "--steps", 2)
     flags += ("--grpo.minibatches", 2, "--grpo.optimizer.schedule", "linear", "--verifier.reward", "composed")
+    flags += ("--profile", 2)
     run = grpo(*SMALL, "--run-dir", folder, *flags)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "vllm" not in run.stdout.lower(), "engine noise belongs into files"
     return folder
+
+
+def test_a_profile_says_what_a_step_went_into(quick: Path) -> None:
+    profile = json.loads((quick / "profiles" / "step-000002.json").read_text())
+    work = rows(quick / "metrics.jsonl")[1]["work"]
+    assert profile["step"] == 2
+    for actor, kind in (("engine", "generate"), ("reference", "reference"), ("policy", "update")):
+        found = profile["actors"][actor]
+        assert 0 < found["seconds"] < 2.5 * work[kind], "two threads at most"
+        assert any(operation["name"].startswith("aten::") for operation in found["operations"])
+        with gzip.open(quick / "profiles" / f"step-000002-{actor}.json.gz") as trace:
+            assert json.load(trace)["traceEvents"]
+    assert "Profile of step 2" in (quick / "report.html").read_text()
 
 
 def test_a_run_leaves_everything_behind(quick: Path) -> None:

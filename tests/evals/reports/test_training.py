@@ -116,6 +116,29 @@ def test_the_page_tells_what_the_run_brought(tmp_path: Path) -> None:
     assert page.texts[other + 2 : other + 4] == ["50.0 s", "25.0 %"]
 
 
+def test_a_profile_is_shown_with_its_shares(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    assert "Profile of step" not in Page(write_report(run)).source
+    operations = [{"name": "aten::<mm>", "calls": 1234, "seconds": 1.5, "device_seconds": 0.0}]
+    actors = {kind: {"operations": operations, "seconds": 1.8} for kind in ("engine", "policy")}
+    (run / "profiles").mkdir()
+    write_lines(run / "profiles" / "step-000041.json", [json.dumps({"step": 41, "actors": actors})])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(metrics(41) | {"work": {"update": 2.0}}) + "\n")
+    texts = Page(write_report(run)).texts
+    assert "Profile of step 41" in texts
+    engine, policy = (at for at, text in enumerate(texts) if text == "aten::<mm>")
+    assert texts[engine + 1 : engine + 5] == ["1,234", "1.500", "All operations", "1.800"], "work is not known"
+    assert texts[policy + 1 : policy + 7] == [
+        "1,234",
+        "1.500",
+        "75.0 %",
+        "All operations",
+        "of 2.00 s of work",
+        "1.800",
+    ]
+
+
 def test_a_change_is_coloured_by_whether_it_is_better(tmp_path: Path) -> None:
     source = Page(write_report(make_run(tmp_path))).source
     assert '<span class="change better">+0.209</span>' in source
