@@ -1,7 +1,7 @@
 """Attention over groups: a prompt is computed once, however many judgements of it a micro-batch holds.
 
 Everything of a model but its attention works on tokens one by one, so there the row needs no padding and a prompt
-stands in it once. Attention goes group by group: the prompt over itself, then each judgement over the prompt and
+stands in it once. Attention is each prompt's over itself, then group by group each judgement's over the prompt and
 itself. Positions count on from the prompt in every judgement, so the numbers are those of each sequence alone.
 """
 
@@ -22,50 +22,64 @@ _LAYERS = {"full_attention", "sliding_attention"}
 
 
 @dataclass
-class Span:
-    """Where a group stands in the row: its prompt, and behind it `lengths[i]` tokens of each completion."""
+class Stretch:
+    """Sequences that stand in the row one behind the other: `lengths[i]` tokens of each, from `begin`."""
 
     begin: int
-    prompt: int
     lengths: Sequence[int]
     device: torch.device
-    _masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.middle = self.begin + self.prompt
-        self.end = self.middle + sum(self.lengths)
-        self._even = len(set(self.lengths)) < 2
+        self.end = self.begin + sum(self.lengths)
+        self.longest = max(self.lengths)
+        self._even = min(self.lengths) == self.longest
         if not self._even:
             lengths = torch.tensor(self.lengths, device=self.device)
-            places = torch.arange(max(self.lengths), device=self.device).expand(len(self.lengths), -1)
+            places = torch.arange(self.longest, device=self.device).expand(len(self.lengths), -1)
             self._real = (places < lengths[:, None]).flatten()
             self._taken = self._real.cumsum(0).sub_(1).clamp_(min=0)  # padding repeats a token that is there
 
     def rows(self, heads: torch.Tensor) -> torch.Tensor:
-        """The completions' part of [1, heads, tokens, size] as [completions, heads, longest, size]."""
-        own = heads[0, :, self.middle : self.end]
+        """These sequences' part of [1, heads, tokens, size] as [sequences, heads, longest, size]."""
+        own = heads[0, :, self.begin : self.end]
         if not self._even:
             own = own.index_select(1, self._taken)
         return own.unflatten(1, (len(self.lengths), -1)).transpose(0, 1)
 
     def row(self, rows: torch.Tensor) -> torch.Tensor:
-        """[completions, longest, heads, size] back as [1, tokens, heads, size]."""
+        """[sequences, longest, heads, size] back as [1, tokens, heads, size]."""
         flat = rows.flatten(0, 1)
         return (flat if self._even else flat[self._real])[None]
+
+
+@dataclass
+class Group:
+    """Completions that go on from one prompt, which stands alone at `prompt`."""
+
+    prompt: slice
+    completions: Stretch
+    _masks: dict[int | None, torch.Tensor] = field(default_factory=dict)
+
+    def seen(self, heads: torch.Tensor) -> torch.Tensor:
+        """The prompt and each completion of [1, heads, tokens, size], [completions, heads, prompt + longest, size]."""
+        own = self.completions.rows(heads)
+        return torch.cat([heads[:, :, self.prompt].expand(len(own), -1, -1, -1), own], 2)
 
     def mask(self, window: int | None) -> torch.Tensor:
         """Which of the prompt's and its own tokens each of a completion's sees, [longest, prompt + longest]."""
         if window not in self._masks:
-            seen = torch.arange(self.prompt + max(self.lengths), device=self.device)
-            self._masks[window] = _causal(seen[self.prompt :], seen, window)
+            prompt = self.prompt.stop - self.prompt.start
+            places = torch.arange(prompt + self.completions.longest, device=self.completions.device)
+            self._masks[window] = _causal(places[prompt:], places, window)
         return self._masks[window]
 
 
 @dataclass
 class Groups:
-    """The groups of a micro-batch in the order in which they stand in its row."""
+    """What stands in a micro-batch's row: sequences that see themselves alone, and behind them the groups'."""
 
-    spans: list[Span]
+    alone: list[Stretch]
+    groups: list[Group]
     seen: bool = False
     """Whether the model's attention was told of them."""
 
@@ -90,27 +104,18 @@ def group_attention(
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         return sdpa_attention_forward(module, q, k, v, mask, dropout=dropout, scaling=scaling, **more)[0]
 
-    def alone(part: slice) -> torch.Tensor:
-        length = part.stop - part.start
-        mask = None
-        if sliding_window is not None and length > sliding_window:
-            places = torch.arange(length, device=query.device)
-            mask = _causal(places, places, sliding_window)
-        return attend(query[:, :, part], key[:, :, part], value[:, :, part], mask)
+    def alone(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(q.shape[2], device=q.device)
+        narrow = sliding_window is not None and len(places) > sliding_window
+        return attend(q, k, v, _causal(places, places, sliding_window) if narrow else None)
 
     if groups is None:
-        return alone(slice(0, query.shape[2])), None
+        return alone(query, key, value), None
     groups.seen = True
-    found = []
-    for span in groups.spans:
-        prompt = slice(span.begin, span.middle)
-        found.append(alone(prompt))
-        if span.lengths:
-            keys, values = (
-                torch.cat([all_[:, :, prompt].expand(len(span.lengths), -1, -1, -1), span.rows(all_)], 2)
-                for all_ in (key, value)
-            )
-            found.append(span.row(attend(span.rows(query), keys, values, span.mask(sliding_window))))
+    found = [part.row(alone(part.rows(query), part.rows(key), part.rows(value))) for part in groups.alone]
+    for group in groups.groups:
+        own = group.completions
+        found.append(own.row(attend(own.rows(query), group.seen(key), group.seen(value), group.mask(sliding_window))))
     return torch.cat(found, 1), None
 
 

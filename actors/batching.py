@@ -6,6 +6,7 @@ Examples of one group have the same prompt. Where the model's attention allows, 
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,10 @@ from actors.records import Example
 
 if TYPE_CHECKING:
     import torch
+
+
+_LIKE = 0.7
+"""Sequences of this share of the longest's length attend together with it: at worst, half of that is padding."""
 
 
 def split_over_ranks(lengths: Sequence[int], ranks: int) -> list[list[int]]:
@@ -181,41 +186,48 @@ class Padded(MicroBatch):
 
 
 class Grouped(MicroBatch):
-    """One row for all examples without padding, in which a prompt stands once before all its completions.
+    """One row for all examples without padding, in which a prompt stands once.
 
-    Examples with the same prompt stand next to each other. `inputs` tell the model's attention where (see
-    `actors/attention.py`), and positions count on from the prompt in every completion. Its last position is kept once
-    for each of them. Every completion starts its matrix row.
+    Examples with the same prompt stand next to each other. First in the row are prompts, and whole sequences where a
+    prompt has one completion, the longest first; then the other completions, group by group. `inputs` tell the model's
+    attention (`actors/attention.py`), and positions count on from the prompt in every completion. Its last position is
+    kept once for each of them. Every completion starts its matrix row.
     """
 
     def __init__(self, examples: Sequence[Example], device: torch.device):
         import torch
 
-        from actors.attention import Groups, Span
+        from actors.attention import Group, Groups, Stretch
 
-        ids: list[npt.NDArray[np.int32]] = []
-        positions: list[npt.NDArray[np.int_]] = []
+        together = _same_prompt(examples)
+        heads = [group[0].prompt if group[1:] else group[0].ids for group in together]
+        order = sorted(range(len(heads)), key=lambda i: -len(heads[i]))
+        ids = [heads[i] for i in order]
+        positions = [np.arange(len(one)) for one in ids]
+        *starts, at = itertools.accumulate((len(one) for one in ids), initial=0)
+        begins = dict(zip(order, starts, strict=True))
+        alone = [Stretch(starts[part[0]], [len(ids[i]) for i in part], device) for part in _like(ids)]
         keep: list[npt.NDArray[np.int_]] = []
-        spans: list[Span] = []
-        at = 0
-        for group in _same_prompt(examples):
-            prompt, begin = group[0].prompt_length, at
-            at += prompt
-            ids.append(group[0].ids[:prompt])
-            positions.append(np.arange(prompt))
+        groups: list[Group] = []
+        for number, group in enumerate(together):
+            begin, prompt = begins[number], group[0].prompt_length
+            last = begin + prompt - 1
+            if not group[1:]:
+                keep.append(np.arange(last, last + group[0].completion_length))
+                continue
+            lengths = [example.completion_length for example in group]
+            groups.append(Group(slice(begin, begin + prompt), Stretch(at, lengths, device)))
             for example in group:
-                keep += [np.array([begin + prompt - 1]), np.arange(at, at + example.completion_length - 1)]
+                keep += [np.array([last]), np.arange(at, at + example.completion_length - 1)]
                 ids.append(example.ids[prompt:])
                 positions.append(np.arange(prompt, len(example.ids)))
                 at += example.completion_length
-            lengths = [example.completion_length for example in group]
-            spans.append(Span(begin, prompt, lengths, device) if group[1:] else Span(begin, at - begin, [], device))
         kept = torch.from_numpy(np.concatenate(keep)).to(device)
         self.inputs = {
             "input_ids": torch.from_numpy(np.concatenate(ids).astype(np.int64)).to(device)[None],
             "position_ids": torch.from_numpy(np.concatenate(positions)).to(device)[None],
             "logits_to_keep": kept,
-            "groups": Groups(spans),
+            "groups": Groups(alone, groups),
         }
         targets = np.concatenate([example.ids[example.prompt_length :] for example in examples])
         self.targets = torch.from_numpy(targets.astype(np.int64)).to(device)[None]
@@ -225,6 +237,17 @@ class Grouped(MicroBatch):
     @override
     def by_example(self, values: torch.Tensor) -> torch.Tensor:
         return self.mask.new_zeros(self.mask.shape).masked_scatter(self.mask.bool(), values[0])
+
+
+def _like(longest_first: Sequence[npt.NDArray[np.int32]]) -> list[list[int]]:
+    """Places of sequences of like length: attention pads those to the longest of them."""
+    parts: list[list[int]] = []
+    for place, ids in enumerate(longest_first):
+        if parts and len(ids) >= _LIKE * len(longest_first[parts[-1][0]]):
+            parts[-1].append(place)
+        else:
+            parts.append([place])
+    return parts
 
 
 def _same_prompt(examples: Sequence[Example]) -> list[list[Example]]:

@@ -131,20 +131,21 @@ def test_a_grouped_batch_written_out_by_hand() -> None:
         device=CPU,
     )
 
-    assert grouped.inputs["input_ids"].tolist() == [[11, 12, 13, 21, 22, 23, 24, 25, 26, 16, 17, 27]]
-    assert grouped.inputs["position_ids"].tolist() == [[0, 1, 2, 3, 4, 3, 4, 5, 6, 0, 1, 2]]
-    assert grouped.inputs["logits_to_keep"].tolist() == [2, 3, 2, 5, 6, 7, 10]
+    # The prompt of two and a whole sequence, then the completions of the two.
+    assert grouped.inputs["input_ids"].tolist() == [[11, 12, 13, 16, 17, 27, 21, 22, 23, 24, 25, 26]]
+    assert grouped.inputs["position_ids"].tolist() == [[0, 1, 2, 0, 1, 2, 3, 4, 3, 4, 5, 6]]
+    assert grouped.inputs["logits_to_keep"].tolist() == [2, 6, 2, 8, 9, 10, 4]
     assert grouped.targets.tolist() == [[21, 22, 23, 24, 25, 26, 27]]
     assert grouped.mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
-    two, one = grouped.inputs["groups"].spans
-    assert (two.begin, two.middle, two.end, two.lengths) == (0, 3, 9, [2, 4])
-    assert two.mask(None).int().tolist() == [
+    (alone,), (group,) = grouped.inputs["groups"].alone, grouped.inputs["groups"].groups
+    assert (alone.begin, alone.end, alone.lengths) == (0, 6, [3, 3])
+    assert (group.prompt, group.completions.begin, group.completions.lengths) == (slice(0, 3), 6, [2, 4])
+    assert group.mask(None).int().tolist() == [
         [1, 1, 1, 1, 0, 0, 0],
         [1, 1, 1, 1, 1, 0, 0],
         [1, 1, 1, 1, 1, 1, 0],
         [1, 1, 1, 1, 1, 1, 1],
     ]
-    assert (one.begin, one.end, one.lengths) == (9, 12, []), "alone, it is one sequence"
     matrix = grouped.optional("rollout_log_probs")
     assert matrix is not None
     expected = torch.tensor([[-0.1, -0.2, 0, 0], [-0.3, -0.4, -0.5, -0.6], [-0.7, 0, 0, 0]])
