@@ -1,6 +1,6 @@
 """What a step costs the driver, by the size of its batch: the graph without models, everything else of it real.
 
-    python tests/benchmarks/driver.py [--engines 1 10 100] [--groups 32 4096]
+    python tests/benchmarks/driver.py [--engines 1 10 100 1000] [--groups 32 4096] [--steps 3]
 
 run by itself prints a table: the driver's CPU seconds and bytes a step, its memory, and how many groups a second pass
 through the collector. A process that uses Ray and only waits takes some 10 ms of CPU a second: for the figure, steps of
@@ -23,6 +23,9 @@ GOALS = (Goal("driver_flatness", "the driver's CPU and bytes a step, 4,096 group
 
 FEW, MANY = 32, 4096
 STEPS = 3
+PROCESSES = 100
+"""More engines than that share processes: each has its own share of a batch and answers for itself."""
+
 PACE_S = 8.0
 """Seconds that a step takes at least: longer than those of the large batch need on two cores."""
 
@@ -67,7 +70,7 @@ def _cost(engines: int, groups: int, steps: int, pace: float, moved: list[int], 
     from pipelines.run import Run
     from pipelines.stream import Data
 
-    while len(running) < engines:
+    while len(running) < min(engines, PROCESSES):
         running.append(StubEngine.options(num_cpus=0).remote())
     verifier, rank = StubVerifier.options(num_cpus=0).remote(), StubRank.options(num_cpus=0).remote(pace)
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +78,7 @@ def _cost(engines: int, groups: int, steps: int, pace: float, moved: list[int], 
         flags |= {"rollout.samples": 4, "rollout.max-new-tokens": 64}
         config, _ = load([word for name, value in flags.items() for word in (f"--{name}", str(value))], "")
         policy = PolicyGroup(config.policy, "none", [rank])
-        pool = RolloutPool(running[:engines], config.rollout.timeout_s)
+        pool = RolloutPool([running[i % len(running)] for i in range(engines)], config.rollout.timeout_s)
         graph = Graph(verifier, pool, policy, verifier, [], [1, 2], {"num_cpus": 0})
         run = Run(Path(folder), config, writer=None)
         collector = collecting(graph, config, Data.load(config.data, 0, heldout=1), run, both_orders=True)
@@ -118,10 +121,11 @@ def _count_bytes() -> list[int]:
 def main() -> None:
     """The table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engines", type=int, nargs="+", default=[1, 10, 100])
+    parser.add_argument("--engines", type=int, nargs="+", default=[1, 10, 100, 1000])
     parser.add_argument("--groups", type=int, nargs="+", default=[32, 4096])
+    parser.add_argument("--steps", type=int, default=3, help="of each, behind one that does not count")
     options = parser.parse_args()
-    asked = iter([(engines, groups, 3, 0.0) for engines in options.engines for groups in options.groups])
+    asked = iter([(engines, groups, options.steps, 0.0) for engines in options.engines for groups in options.groups])
     current: list[tuple[int, int, int, float]] = []
 
     def take_turn(answer: dict[str, float] | None = None) -> tuple[int, int, int, float] | None:
