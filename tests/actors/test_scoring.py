@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from actors import scoring
 from actors.batching import Grouped, MicroBatch, Padded
+from actors.errors import PolicyError
 from actors.losses import completion_log_probs
 from actors.records import Example
 from actors.scoring import Scorer, TokenLogProbs
@@ -113,3 +114,16 @@ def test_a_model_that_changes_its_logits_is_scored_by_all_of_them(make_model: Ca
     expected, _ = completion_log_probs(capped(**made.inputs).logits, made.targets)
     found, _ = Scorer(model)(capped, made, 1.0)
     torch.testing.assert_close(found, expected)
+
+
+def test_a_model_that_does_not_tell_its_attention_is_refused(make_model: Callable[..., Path]) -> None:
+    """Without the groups, every token of the row would look at all before it."""
+    model = AutoModelForCausalLM.from_pretrained(make_model(), dtype=torch.float32)
+    score, batch = Scorer(model), Grouped(examples(), torch.device("cpu"))
+
+    def deaf(groups: object, **inputs: Any) -> Any:
+        return model(**inputs)
+
+    assert score.shares_prompts
+    with pytest.raises(PolicyError, match="which prompts are shared"):
+        score(deaf, batch, 1.0)
