@@ -68,6 +68,8 @@ class Run:
     started: float = field(default_factory=time.perf_counter)
     steps: int = 0
     tokens: int = 0
+    sampling: float = 0.0
+    """Seconds that the batches took to make; with stale ones allowed, others than those of waiting for them."""
 
     @classmethod
     @contextmanager
@@ -107,6 +109,7 @@ class Run:
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl and its numbers to TensorBoard."""
         self.steps, self.tokens = step, self.tokens + metrics["tokens"]
+        self.sampling += metrics["tokens"] / metrics["tokens_per_second"]
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         values = [Summary.Value(tag=name, simple_value=value) for name, value in _flat(metrics)]
@@ -127,7 +130,7 @@ class Run:
             **summary,
             "steps": self.steps,
             "seconds": seconds,
-            "tokens_per_second": self.tokens / seconds["rollout"],
+            "tokens_per_second": self.tokens / self.sampling,
             "seed": self.config.seed,
             "data": data,
             "versions": versions(),
