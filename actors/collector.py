@@ -5,10 +5,11 @@ log-probabilities of them computed, drops groups that teach nothing, samples oth
 batch out to the ranks. So what the driver moves in a step is a few numbers, however large the batch, however long its
 judgements, however many the engines.
 
-One collector is one process: with ten engines, played by the same two cores, it passes 900 groups a second, and with a
-thousand in a hundred processes 110 (`tests/benchmarks/driver.py`). Where that is less than engines give, the answer is several of them: each has a part of
-the engines and every n-th pair, makes its part of every batch, and deals it out to all ranks; the driver asks each for
-its `Batch` and a rank each for its `Share`, which cost the same whatever they stand for. That is not built.
+One collector is one process: with ten engines, played by the same two cores, it passes 900 groups a second, and with
+a thousand in a hundred processes 110 (`tests/benchmarks/driver.py`). Where that is less than engines give, the answer
+is several of them: each has a part of the engines and every n-th pair, makes its part of every batch, and deals it
+out to all ranks; the driver asks each for its `Batch` and a rank each for its `Share`, which cost the same whatever
+they stand for. That is not built.
 
 A batch for the update of version v is begun once every engine has version v - max_staleness or a newer one. With
 max_staleness 0 that is after the sync to v, and nothing is sampled that is not on-policy. With more, rollouts go on
